@@ -1,0 +1,74 @@
+"""Metrics: one table of what is measured, and the numpy functions that measure quality.
+
+Predictions are class ids int64 [n] or logits float [n, C]; labels are int64 [n]. The results are
+fractions unless the table says otherwise.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How to read a column: its label in tables, its unit, and which direction is better."""
+
+    label: str
+    unit: str
+    higher_is_better: bool
+
+
+METRICS: dict[str, Metric] = {
+    "test_accuracy": Metric("accuracy", "%", True),
+    "val_accuracy": Metric("val accuracy", "%", True),
+    "tran_accuracy": Metric("tran", "%", True),  # observed test nodes
+    "ind_accuracy": Metric("ind", "%", True),  # unseen test nodes
+    "prod_accuracy": Metric("prod", "%", True),  # (1 - hidden rate) tran + hidden rate ind
+    "macro_f1": Metric("macro F1", "%", True),
+    "agreement": Metric("agreement with teacher", "%", True),
+    "ece": Metric("calibration error", "%", False),
+    "params": Metric("parameters", "", False),
+    "macs": Metric("MACs, whole graph", "", False),
+    "macs_node": Metric("MACs, one node", "", False),
+    "latency_ms": Metric("latency, whole graph", "ms", False),
+    "latency_node_ms": Metric("latency, one node", "ms", False),
+    "train_seconds": Metric("training time", "s", False),
+    "peak_memory_mib": Metric("peak memory of the fit", "MiB", False),
+    "energy_joules": Metric("energy, whole graph", "J", False),
+}
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return the fraction of predictions equal to the labels; NaN for no node."""
+    return float(np.mean(labels == predictions)) if len(labels) else float("nan")
+
+
+def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return the mean over the classes present of 2 TP / (2 TP + FP + FN)."""
+    if not len(labels):
+        return float("nan")
+    size = int(max(labels.max(), predictions.max())) + 1
+    hits = np.bincount(labels[labels == predictions], minlength=size)
+    total = np.bincount(labels, minlength=size) + np.bincount(predictions, minlength=size)
+    present = total > 0
+    return float(np.mean(2.0 * hits[present] / total[present]))
+
+
+def agreement(predictions: np.ndarray, teacher: np.ndarray) -> float:
+    """Return the fraction of nodes on which student and teacher predict the same class."""
+    return accuracy(teacher, predictions)
+
+
+def expected_calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 15) -> float:
+    """Return the mean gap between confidence and accuracy over equal-width bins.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017, Eq. 3.
+    """
+    if not len(labels):
+        return float("nan")
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    probs = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    confidence, hit = probs.max(axis=1), logits.argmax(axis=1) == labels
+    slot = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(slot, weights=hit - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))

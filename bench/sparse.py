@@ -1,0 +1,435 @@
+"""Compressed sparse rows and the compiled products on them, with their gradients.
+
+The one place for kernels. On the CPU they are numba row loops over int32 column indices; on a GPU
+the same functions use torch's own sparse products. Every product is deterministic whatever the
+number of threads: a thread owns whole rows (or whole columns) of the result.
+
+Shapes: A is [R, C] in compressed rows, B is [C, H] dense, the product is [R, H].
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _cache_folder() -> str:
+    """A writable folder of compiled kernels, one for each version of Python and of this file."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    version = f"{sys.version_info[0]}{sys.version_info[1]}"
+    return str(root / "gkdbench" / f"numba-{version}")
+
+
+os.environ.setdefault("NUMBA_CACHE_DIR", _cache_folder())
+
+import numba  # noqa: E402  (reads NUMBA_CACHE_DIR when imported)
+
+_jit = functools.partial(
+    numba.njit, parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz"}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class CSR:
+    """A sparse float32 matrix in compressed rows, on one device.
+
+    Shapes: indptr int64 [R + 1], indices int32 [nnz], values float32 [nnz], shape (R, C).
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> "CSR":
+        """Copy any scipy sparse matrix; duplicates are summed, columns are sorted."""
+        matrix = matrix.tocsr(copy=True)
+        matrix.sum_duplicates()
+        return cls(
+            torch.from_numpy(matrix.indptr.astype(np.int64)),
+            torch.from_numpy(matrix.indices.astype(np.int32)),
+            torch.from_numpy(matrix.data.astype(np.float32)),
+            (int(matrix.shape[0]), int(matrix.shape[1])),
+        )
+
+    def to_scipy(self) -> Any:
+        """Return a scipy `csr_array` that shares the memory where it can."""
+        from scipy.sparse import csr_array
+
+        parts = (self.values.cpu().numpy(), self.indices.cpu().numpy(), self.indptr.cpu().numpy())
+        return csr_array(parts, shape=self.shape)
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries."""
+        return self.indices.numel()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the entries live."""
+        return self.values.device
+
+    def to(self, device: str | torch.device) -> "CSR":
+        """Return a copy on `device`, or itself."""
+        if torch.device(device) == self.device:
+            return self
+        parts = (self.indptr.to(device), self.indices.to(device), self.values.to(device))
+        return CSR(*parts, self.shape)
+
+    def to_dense(self) -> Tensor:
+        """Return the [R, C] dense matrix; duplicates are summed."""
+        dense = torch.zeros(self.shape, device=self.device)
+        return dense.index_put_((self.row_ids, self.indices.long()), self.values, accumulate=True)
+
+    @functools.cached_property
+    def row_ids(self) -> Tensor:
+        """The row of every stored entry, int64 [nnz]."""
+        rows = torch.arange(self.shape[0], device=self.device)
+        return torch.repeat_interleave(rows, self.indptr.diff(), output_size=self.nnz)
+
+    @functools.cached_property
+    def order_of_transpose(self) -> Tensor:
+        """Positions of the entries in the order of the transpose, int64 [nnz]."""
+        return torch.argsort(self.indices, stable=True)
+
+    @functools.cached_property
+    def t(self) -> "CSR":
+        """The transpose, computed once."""
+        order = self.order_of_transpose
+        counts = torch.bincount(self.indices.long(), minlength=self.shape[1])
+        return CSR(
+            _offsets(counts),
+            self.row_ids[order].to(torch.int32),
+            self.values[order],
+            (self.shape[1], self.shape[0]),
+        )
+
+    @functools.cached_property
+    def degree(self) -> Tensor:
+        """Stored entries of each row, float32 [R]."""
+        return self.indptr.diff().to(torch.float32)
+
+    def with_values(self, values: Tensor) -> "CSR":
+        """Return the same pattern with other values [nnz]."""
+        return CSR(self.indptr, self.indices, values, self.shape)
+
+    def rows(self, nodes: Tensor) -> "CSR":
+        """Return the rows `nodes` (int64 [B]), in that order, as a [B, C] matrix."""
+        starts = self.indptr[nodes]
+        counts = self.indptr[nodes + 1] - starts
+        offsets = _offsets(counts)
+        entries = torch.repeat_interleave(starts - offsets[:-1], counts)
+        entries = entries + torch.arange(entries.numel(), device=self.device)
+        shape = (nodes.numel(), self.shape[1])
+        return CSR(offsets, self.indices[entries], self.values[entries], shape)
+
+    def submatrix(self, nodes: Tensor) -> "CSR":
+        """Return rows and columns `nodes`, relabelled to 0..len(nodes)-1: an induced subgraph."""
+        picked = self.rows(nodes)
+        position = torch.full((self.shape[1],), -1, dtype=torch.int32, device=self.device)
+        position[nodes] = torch.arange(nodes.numel(), dtype=torch.int32, device=self.device)
+        columns = position[picked.indices.long()]
+        keep = columns >= 0
+        counts = torch.bincount(picked.row_ids[keep], minlength=nodes.numel())
+        size = (nodes.numel(), nodes.numel())
+        return CSR(_offsets(counts), columns[keep], picked.values[keep], size)
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """Cumulate row counts [R] into row offsets int64 [R + 1]."""
+    offsets = torch.zeros(counts.numel() + 1, dtype=torch.int64, device=counts.device)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    return offsets
+
+
+# ---- what the MAC counter listens to --------------------------------------------------------
+
+_listeners: list[Callable[[int], None]] = []
+
+
+def _count(macs: int) -> None:
+    for listen in _listeners:
+        listen(macs)
+
+
+class counting:  # noqa: N801  (reads as a verb: `with counting() as seen`)
+    """Context in which every sparse product adds its multiply-accumulates to `macs`."""
+
+    def __enter__(self) -> "counting":
+        self.macs = 0
+        _listeners.append(self._add)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _listeners.remove(self._add)
+
+    def _add(self, macs: int) -> None:
+        self.macs += macs
+
+
+# ---- products -------------------------------------------------------------------------------
+
+
+def spmm(a: CSR, b: Tensor) -> Tensor:
+    """Multiply A [R, C] by B [C, H]; the gradient reaches B (A is data)."""
+    _count(a.nnz * b.shape[1])
+    return cast(Tensor, _Spmm.apply(a, b))
+
+
+def gather_spmm(a: CSR, rows: Tensor, b: Tensor) -> Tensor:
+    """Multiply the rows `rows` (int64 [B]) of A by B [C, H] into [B, H] without copying the rows.
+
+    Meant for small slices: the gradient of B is scattered, which reads the slice only.
+    """
+    product = cast(Tensor, _GatherSpmm.apply(a, rows, b))
+    if _listeners:
+        _count(int((a.indptr[rows + 1] - a.indptr[rows]).sum()) * b.shape[1])
+    return product
+
+
+def weighted_spmm(a: CSR, values: Tensor, b: Tensor) -> Tensor:
+    """Multiply A with one value per entry and head by B, head by head.
+
+    Shapes: values [nnz, heads], b [C, heads, D], result [R, heads, D]; gradients reach both.
+    """
+    _count(a.nnz * b.shape[1] * b.shape[2])
+    return cast(Tensor, _WeightedSpmm.apply(a, values, b))
+
+
+def edge_softmax(a: CSR, scores: Tensor) -> Tensor:
+    """Softmax of scores [nnz, heads] over the entries of each row of A."""
+    return cast(Tensor, _EdgeSoftmax.apply(a, scores))
+
+
+def _on_cpu(a: CSR, *tensors: Tensor) -> bool:
+    return a.device.type == "cpu" and all(t.dtype == torch.float32 for t in tensors)
+
+
+class _Spmm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: CSR, b: Tensor) -> Tensor:
+        ctx.a = a
+        return _product(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, _product(ctx.a.t, grad)
+
+
+def _product(a: CSR, b: Tensor) -> Tensor:
+    if not _on_cpu(a, b):
+        return _torch_csr(a, b) @ b
+    out = torch.empty(a.shape[0], b.shape[1])
+    _spmm_rows(*_arrays(a), _array(b), out.numpy())
+    return out
+
+
+def _torch_csr(a: CSR, like: Tensor) -> Tensor:
+    values = a.values.to(like.dtype)
+    return torch.sparse_csr_tensor(a.indptr, a.indices.long(), values, a.shape)
+
+
+class _GatherSpmm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: CSR, rows: Tensor, b: Tensor) -> Tensor:
+        ctx.a, ctx.rows, ctx.size = a, rows, b.shape
+        if not _on_cpu(a, b):
+            return _torch_csr(a.rows(rows), b) @ b
+        out = torch.empty(rows.numel(), b.shape[1])
+        _spmm_gather(*_arrays(a), rows.numpy(), _array(b), out.numpy())
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
+        if not _on_cpu(ctx.a, grad):
+            return None, None, _torch_csr(ctx.a.rows(ctx.rows).t, grad) @ grad
+        out = torch.zeros(ctx.size)
+        _spmm_scatter(
+            *_arrays(ctx.a), ctx.rows.numpy(), _array(grad), numba.get_num_threads(), out.numpy()
+        )
+        return None, None, out
+
+
+class _WeightedSpmm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: CSR, values: Tensor, b: Tensor) -> Tensor:
+        ctx.a = a
+        ctx.save_for_backward(values, b)
+        return _weighted(a, values, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        values, b = ctx.saved_tensors
+        order = ctx.a.order_of_transpose
+        grad_b = _weighted(ctx.a.t, values[order], grad)
+        return None, _sampled(ctx.a, grad, b), grad_b
+
+
+def _weighted(a: CSR, values: Tensor, b: Tensor) -> Tensor:
+    if not _on_cpu(a, values, b):
+        messages = values.unsqueeze(-1) * b[a.indices.long()]
+        zeros = b.new_zeros(a.shape[0], *b.shape[1:])
+        return zeros.index_add(0, a.row_ids, messages)
+    out = torch.empty(a.shape[0], *b.shape[1:])
+    _spmm_heads(a.indptr.numpy(), a.indices.numpy(), _array(values), _array(b), out.numpy())
+    return out
+
+
+def _sampled(a: CSR, left: Tensor, right: Tensor) -> Tensor:
+    """For each entry (i, j) of A, the product of left [R, heads, D] row i and right row j."""
+    if not _on_cpu(a, left, right):
+        return (left[a.row_ids] * right[a.indices.long()]).sum(-1)
+    out = torch.empty(a.nnz, left.shape[1])
+    _sddmm(a.indptr.numpy(), a.indices.numpy(), _array(left), _array(right), out.numpy())
+    return out
+
+
+class _EdgeSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: CSR, scores: Tensor) -> Tensor:
+        if _on_cpu(a, scores):
+            out = torch.empty_like(scores, memory_format=torch.contiguous_format)
+            _softmax_rows(a.indptr.numpy(), _array(scores), out.numpy())
+        else:
+            index = a.row_ids.unsqueeze(-1).expand_as(scores)
+            low = scores.new_full((a.shape[0], scores.shape[1]), -torch.inf)
+            top = low.scatter_reduce(0, index, scores, "amax")
+            exp = (scores - top[a.row_ids]).exp()
+            out = exp / torch.zeros_like(low).index_add(0, a.row_ids, exp)[a.row_ids]
+        ctx.a = a
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        (probs,) = ctx.saved_tensors
+        if _on_cpu(ctx.a, grad):
+            out = torch.empty_like(probs)
+            _softmax_grad(ctx.a.indptr.numpy(), probs.numpy(), _array(grad), out.numpy())
+            return None, out
+        inner = probs * grad
+        total = probs.new_zeros(ctx.a.shape[0], probs.shape[1]).index_add(0, ctx.a.row_ids, inner)
+        return None, inner - probs * total[ctx.a.row_ids]
+
+
+def _arrays(a: CSR) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return a.indptr.numpy(), a.indices.numpy(), a.values.numpy()
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return cast(np.ndarray, x.detach().contiguous().numpy())
+
+
+# ---- kernels: plain loops; the inner loop over columns is what the compiler vectorises -------
+
+
+@_jit
+def _spmm_rows(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(out.shape[0]):
+        for k in range(out.shape[1]):
+            out[i, k] = 0.0
+        for e in range(indptr[i], indptr[i + 1]):
+            value, j = values[e], indices[e]
+            for k in range(out.shape[1]):
+                out[i, k] += value * b[j, k]
+
+
+@_jit
+def _spmm_gather(indptr, indices, values, rows, b, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(out.shape[0]):
+        for k in range(out.shape[1]):
+            out[i, k] = 0.0
+        for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
+            value, j = values[e], indices[e]
+            for k in range(out.shape[1]):
+                out[i, k] += value * b[j, k]
+
+
+@_jit
+def _spmm_scatter(indptr, indices, values, rows, grad, threads, out):  # type: ignore[no-untyped-def]
+    # A thread owns a block of columns, so rows of `out` that repeat are never shared, and each sum
+    # runs in the same order however many threads there are. Slices let the compiler vectorise.
+    width = (out.shape[1] + threads - 1) // threads
+    for block in numba.prange(threads):
+        first, last = block * width, min(out.shape[1], (block + 1) * width)
+        for i in range(rows.shape[0]):
+            for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
+                value = values[e]
+                target, source = out[indices[e], first:last], grad[i, first:last]
+                for k in range(target.shape[0]):
+                    target[k] += value * source[k]
+
+
+@_jit
+def _spmm_heads(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(out.shape[0]):
+        out[i] = 0.0
+        for e in range(indptr[i], indptr[i + 1]):
+            j = indices[e]
+            for h in range(out.shape[1]):
+                value = values[e, h]
+                for k in range(out.shape[2]):
+                    out[i, h, k] += value * b[j, h, k]
+
+
+@_jit
+def _sddmm(indptr, indices, left, right, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(left.shape[0]):
+        for e in range(indptr[i], indptr[i + 1]):
+            j = indices[e]
+            for h in range(left.shape[1]):
+                total = np.float32(0.0)
+                for k in range(left.shape[2]):
+                    total += left[i, h, k] * right[j, h, k]
+                out[e, h] = total
+
+
+@_jit
+def _softmax_rows(indptr, scores, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(indptr.shape[0] - 1):
+        first, last = indptr[i], indptr[i + 1]
+        for h in range(scores.shape[1]):
+            top = np.float32(-np.inf)
+            for e in range(first, last):
+                top = max(top, scores[e, h])
+            total = np.float32(0.0)
+            for e in range(first, last):
+                out[e, h] = np.exp(scores[e, h] - top)
+                total += out[e, h]
+            for e in range(first, last):
+                out[e, h] /= total
+
+
+@_jit
+def _softmax_grad(indptr, probs, grad, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(indptr.shape[0] - 1):
+        for h in range(probs.shape[1]):
+            total = np.float32(0.0)
+            for e in range(indptr[i], indptr[i + 1]):
+                total += probs[e, h] * grad[e, h]
+            for e in range(indptr[i], indptr[i + 1]):
+                out[e, h] = probs[e, h] * (grad[e, h] - total)
+
+
+def set_threads(count: int) -> None:
+    """Give torch and the kernels the same number of threads."""
+    torch.set_num_threads(count)
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+
+
+def warm_up() -> None:
+    """Compile (or load) every kernel, so that no measurement or worker pays for it."""
+    a = CSR(torch.tensor([0, 1, 2]), torch.tensor([0, 1], dtype=torch.int32), torch.ones(2), (2, 2))
+    b = torch.ones(2, 1, requires_grad=True)
+    scores = torch.ones(2, 1, requires_grad=True)
+    product = spmm(a, b).sum() + gather_spmm(a, torch.tensor([0]), b).sum()
+    attention = weighted_spmm(a, edge_softmax(a, scores), b.unsqueeze(-1))
+    (product + attention.sum()).backward()
