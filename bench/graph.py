@@ -77,22 +77,24 @@ class Graph:
             cache[kind] = normalise(self.adj, kind)
         return cache[kind]  # type: ignore[no-any-return]
 
+    def remember(self, *node_sets: Tensor) -> None:
+        """Keep the blocks of these node sets once cut: those that every epoch asks for."""
+        self.__dict__.setdefault("_blocks", {}).update({id(n): (n, {}) for n in node_sets})
+
     def blocks(self, nodes: Tensor | None, num_layers: int, kind: str) -> "list[Block]":
         """Return the receptive field of `nodes`, one block a layer, input layer first.
 
-        With `nodes=None` every block is the whole normalised adjacency. Results for the same `nodes`
-        object are kept, so that the fixed train and val nodes of a full-batch fit cost it once.
+        With `nodes=None` every block is the whole normalised adjacency.
         """
         whole = self.normalised(kind)
         if nodes is None:
             return [Block(whole, None, whole.shape[0])] * num_layers
-        cache = self.__dict__.setdefault("_blocks", {})
-        key = (id(nodes), num_layers, kind)
-        if key not in cache or cache[key][0] is not nodes:
-            if len(cache) >= 8:
-                cache.clear()
-            cache[key] = (nodes, receptive_field(whole, nodes, num_layers))
-        return cache[key][1]  # type: ignore[no-any-return]
+        _, kept = self.__dict__.get("_blocks", {}).get(id(nodes), (None, None))
+        if kept is None:
+            return receptive_field(whole, nodes, num_layers)
+        if (num_layers, kind) not in kept:
+            kept[num_layers, kind] = receptive_field(whole, nodes, num_layers)
+        return kept[num_layers, kind]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +219,13 @@ class TeacherOutput:
     load_model: Callable[[], Any] | None = None  # rebuilds the teacher from its stored weights
     compute_hidden: Callable[[], Tensor] | None = None
 
+    def log_probs(self, temperature: float = 1.0) -> Tensor:
+        """Return log_softmax(logits / temperature) [N, C], computed once a temperature."""
+        cache = self.__dict__.setdefault("_log_probs", {})
+        if temperature not in cache:
+            cache[temperature] = torch.log_softmax(self.logits / temperature, dim=1)
+        return cache[temperature]  # type: ignore[no-any-return]
+
     @functools.cached_property
     def model(self) -> Any:
         """The teacher itself, in eval mode, loaded when first asked for."""
@@ -250,6 +259,11 @@ class Task:
     def num_nodes(self) -> int:
         """Number of observed nodes."""
         return self.graph.num_nodes
+
+    @functools.cached_property
+    def nodes(self) -> Tensor:
+        """All observed nodes, int64 [N]."""
+        return torch.arange(self.num_nodes, device=self.graph.adj.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,18 @@ A cell's folder is written beside its place and renamed into it, so a killed run
 import contextlib
 import hashlib
 import json
+import logging
+import math
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
 
 STATUSES = ("ok", "diverged", "failed", "timeout", "skipped")
 DONE = ("ok", "skipped")  # the others run again
@@ -273,3 +278,64 @@ def _read_checked(path: Path) -> dict[str, Any] | None:
 
 def _canonical(data: Any) -> bytes:
     return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+
+
+# ---- as a table ------------------------------------------------------------------------------
+
+
+def load(root: str | Path, keys: Iterable[str] | None = None) -> "pandas.DataFrame":
+    """Read the rows of a results folder as a tidy frame, one line for each cell and variant.
+
+    Args:
+        root: the results folder.
+        keys: only these cells, in this order, as far as they are there; all of them by default.
+
+    Returns:
+        `frame` of the rows. What cannot be read is never used: it is named on stderr (logging) and
+        in `.attrs["corrupt"]`, one sentence for each.
+    """
+    store, rows, corrupt = Store(root), [], []
+    for key in store.keys() if keys is None else dict.fromkeys(keys):
+        try:
+            row = store.read(key)
+        except (CorruptError, TypeError) as error:  # TypeError: fields of another version
+            corrupt.append(f"row {key} is left out: {error}")
+            continue
+        if row is not None:
+            rows.append(row)
+    for sentence in corrupt:
+        logging.getLogger(__name__).warning(sentence)
+    table = frame(rows)
+    table.attrs["corrupt"] = corrupt
+    return table
+
+
+def frame(rows: Iterable[Row]) -> "pandas.DataFrame":
+    """Return rows as a tidy DataFrame: `tidy`'s columns in order, missing numbers as NaN.
+
+    Measurements are float64, seeds int64 (Int64 where one is missing), the names of `FIRST_COLUMNS`
+    text; configuration and provenance keep the types they were recorded with.
+    """
+    import pandas as pd
+
+    records = tidy(rows)
+    stable = (*FIRST_COLUMNS, *METRIC_COLUMNS, "key", "teacher_key", "reason")
+    names = dict.fromkeys((*stable, *(name for record in records for name in record)))
+    columns = {name: [record.get(name) for record in records] for name in names}
+    return pd.DataFrame({name: _column(name, values) for name, values in columns.items()})
+
+
+def _column(name: str, values: list[Any]) -> "pandas.Series":
+    """Give a column its type: seeds whole, numbers float, the rest as recorded."""
+    import pandas as pd
+
+    present = [v for v in values if v is not None]
+    if name == "seed" or name.endswith("_seed"):
+        return pd.Series(values, dtype="int64" if len(present) == len(values) else "Int64")
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in present)
+    described = name.startswith(("teacher.", "student.", "ran."))
+    if name in METRIC_COLUMNS or (numeric and present and not described):
+        return pd.Series([math.nan if v is None else v for v in values], dtype="float64")
+    if name in (*FIRST_COLUMNS, "key", "teacher_key", "reason"):
+        return pd.Series(["" if v is None else v for v in values], dtype="str")
+    return pd.Series(values, dtype="object")

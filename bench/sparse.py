@@ -1,39 +1,22 @@
 """Compressed sparse rows and the compiled products on them, with their gradients.
 
-The one place for kernels. On the CPU they are numba row loops over int32 column indices; on a GPU
-the same functions use torch's own sparse products. Every product is deterministic whatever the
+On the CPU the products run the compiled loops of kernels.py over int32 column indices; on a GPU the
+same functions use torch's own sparse products. Every product is deterministic whatever the
 number of threads: a thread owns whole rows (or whole columns) of the result.
 
 Shapes: A is [R, C] in compressed rows, B is [C, H] dense, the product is [R, H].
 """
 
 import functools
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-def _cache_folder() -> str:
-    """A writable folder of compiled kernels, one for each version of Python and of this file."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    version = f"{sys.version_info[0]}{sys.version_info[1]}"
-    return str(root / "gkdbench" / f"numba-{version}")
-
-
-os.environ.setdefault("NUMBA_CACHE_DIR", _cache_folder())
-
-import numba  # noqa: E402  (reads NUMBA_CACHE_DIR when imported)
-
-_jit = functools.partial(
-    numba.njit, parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz"}
-)
+from bench import kernels
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +211,7 @@ def _product(a: CSR, b: Tensor) -> Tensor:
     if not _on_cpu(a, b):
         return _torch_csr(a, b) @ b
     out = torch.empty(a.shape[0], b.shape[1])
-    _spmm_rows(*_arrays(a), _array(b), out.numpy())
+    kernels.spmm_rows(*_arrays(a), _array(b), out.numpy())
     return out
 
 
@@ -244,7 +227,7 @@ class _GatherSpmm(torch.autograd.Function):
         if not _on_cpu(a, b):
             return _torch_csr(a.rows(rows), b) @ b
         out = torch.empty(rows.numel(), b.shape[1])
-        _spmm_gather(*_arrays(a), rows.numpy(), _array(b), out.numpy())
+        kernels.spmm_gather(*_arrays(a), rows.numpy(), _array(b), out.numpy())
         return out
 
     @staticmethod
@@ -252,8 +235,8 @@ class _GatherSpmm(torch.autograd.Function):
         if not _on_cpu(ctx.a, grad):
             return None, None, _torch_csr(ctx.a.rows(ctx.rows).t, grad) @ grad
         out = torch.zeros(ctx.size)
-        _spmm_scatter(
-            *_arrays(ctx.a), ctx.rows.numpy(), _array(grad), numba.get_num_threads(), out.numpy()
+        kernels.spmm_scatter(
+            *_arrays(ctx.a), ctx.rows.numpy(), _array(grad), kernels.threads(), out.numpy()
         )
         return None, None, out
 
@@ -279,7 +262,7 @@ def _weighted(a: CSR, values: Tensor, b: Tensor) -> Tensor:
         zeros = b.new_zeros(a.shape[0], *b.shape[1:])
         return zeros.index_add(0, a.row_ids, messages)
     out = torch.empty(a.shape[0], *b.shape[1:])
-    _spmm_heads(a.indptr.numpy(), a.indices.numpy(), _array(values), _array(b), out.numpy())
+    kernels.spmm_heads(a.indptr.numpy(), a.indices.numpy(), _array(values), _array(b), out.numpy())
     return out
 
 
@@ -288,8 +271,39 @@ def _sampled(a: CSR, left: Tensor, right: Tensor) -> Tensor:
     if not _on_cpu(a, left, right):
         return (left[a.row_ids] * right[a.indices.long()]).sum(-1)
     out = torch.empty(a.nnz, left.shape[1])
-    _sddmm(a.indptr.numpy(), a.indices.numpy(), _array(left), _array(right), out.numpy())
+    kernels.sddmm(a.indptr.numpy(), a.indices.numpy(), _array(left), _array(right), out.numpy())
     return out
+
+
+def relu_dropout(h: Tensor, probability: float, training: bool) -> Tensor:
+    """ReLU, then dropout: one pass over h [n, H], and one more for the gradient.
+
+    On the CPU the mask is drawn by a counter-based generator seeded from torch's own.
+    """
+    if not training or not probability:
+        return h.relu()
+    if h.device.type != "cpu" or h.dtype != torch.float32 or h.dim() != 2:
+        return torch.dropout(h.relu(), probability, True)
+    return cast(Tensor, _ReluDropout.apply(h, probability))
+
+
+class _ReluDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, probability: float) -> Tensor:
+        seed = np.uint32(int(torch.randint(2**32, (1,))))
+        keep_below = np.uint32(min(round((1.0 - probability) * 2**32), 2**32 - 1))
+        ctx.scale = np.float32(1.0 / (1.0 - probability))
+        out = torch.empty_like(h, memory_format=torch.contiguous_format)
+        kernels.relu_dropout(_array(h), keep_below, ctx.scale, seed, out.numpy())
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (out,) = ctx.saved_tensors
+        result = torch.empty_like(out)
+        kernels.relu_dropout_grad(out.numpy(), _array(grad), ctx.scale, result.numpy())
+        return result, None
 
 
 class _EdgeSoftmax(torch.autograd.Function):
@@ -297,7 +311,7 @@ class _EdgeSoftmax(torch.autograd.Function):
     def forward(ctx: Any, a: CSR, scores: Tensor) -> Tensor:
         if _on_cpu(a, scores):
             out = torch.empty_like(scores, memory_format=torch.contiguous_format)
-            _softmax_rows(a.indptr.numpy(), _array(scores), out.numpy())
+            kernels.softmax_rows(a.indptr.numpy(), _array(scores), out.numpy())
         else:
             index = a.row_ids.unsqueeze(-1).expand_as(scores)
             low = scores.new_full((a.shape[0], scores.shape[1]), -torch.inf)
@@ -313,7 +327,7 @@ class _EdgeSoftmax(torch.autograd.Function):
         (probs,) = ctx.saved_tensors
         if _on_cpu(ctx.a, grad):
             out = torch.empty_like(probs)
-            _softmax_grad(ctx.a.indptr.numpy(), probs.numpy(), _array(grad), out.numpy())
+            kernels.softmax_grad(ctx.a.indptr.numpy(), probs.numpy(), _array(grad), out.numpy())
             return None, out
         inner = probs * grad
         total = probs.new_zeros(ctx.a.shape[0], probs.shape[1]).index_add(0, ctx.a.row_ids, inner)
@@ -328,103 +342,6 @@ def _array(x: Tensor) -> np.ndarray:
     return cast(np.ndarray, x.detach().contiguous().numpy())
 
 
-# ---- kernels: plain loops; the inner loop over columns is what the compiler vectorises -------
-
-
-@_jit
-def _spmm_rows(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
-    for i in numba.prange(out.shape[0]):
-        for k in range(out.shape[1]):
-            out[i, k] = 0.0
-        for e in range(indptr[i], indptr[i + 1]):
-            value, j = values[e], indices[e]
-            for k in range(out.shape[1]):
-                out[i, k] += value * b[j, k]
-
-
-@_jit
-def _spmm_gather(indptr, indices, values, rows, b, out):  # type: ignore[no-untyped-def]
-    for i in numba.prange(out.shape[0]):
-        for k in range(out.shape[1]):
-            out[i, k] = 0.0
-        for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
-            value, j = values[e], indices[e]
-            for k in range(out.shape[1]):
-                out[i, k] += value * b[j, k]
-
-
-@_jit
-def _spmm_scatter(indptr, indices, values, rows, grad, threads, out):  # type: ignore[no-untyped-def]
-    # A thread owns a block of columns, so rows of `out` that repeat are never shared, and each sum
-    # runs in the same order however many threads there are. Slices let the compiler vectorise.
-    width = (out.shape[1] + threads - 1) // threads
-    for block in numba.prange(threads):
-        first, last = block * width, min(out.shape[1], (block + 1) * width)
-        for i in range(rows.shape[0]):
-            for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
-                value = values[e]
-                target, source = out[indices[e], first:last], grad[i, first:last]
-                for k in range(target.shape[0]):
-                    target[k] += value * source[k]
-
-
-@_jit
-def _spmm_heads(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
-    for i in numba.prange(out.shape[0]):
-        out[i] = 0.0
-        for e in range(indptr[i], indptr[i + 1]):
-            j = indices[e]
-            for h in range(out.shape[1]):
-                value = values[e, h]
-                for k in range(out.shape[2]):
-                    out[i, h, k] += value * b[j, h, k]
-
-
-@_jit
-def _sddmm(indptr, indices, left, right, out):  # type: ignore[no-untyped-def]
-    for i in numba.prange(left.shape[0]):
-        for e in range(indptr[i], indptr[i + 1]):
-            j = indices[e]
-            for h in range(left.shape[1]):
-                total = np.float32(0.0)
-                for k in range(left.shape[2]):
-                    total += left[i, h, k] * right[j, h, k]
-                out[e, h] = total
-
-
-@_jit
-def _softmax_rows(indptr, scores, out):  # type: ignore[no-untyped-def]
-    for i in numba.prange(indptr.shape[0] - 1):
-        first, last = indptr[i], indptr[i + 1]
-        for h in range(scores.shape[1]):
-            top = np.float32(-np.inf)
-            for e in range(first, last):
-                top = max(top, scores[e, h])
-            total = np.float32(0.0)
-            for e in range(first, last):
-                out[e, h] = np.exp(scores[e, h] - top)
-                total += out[e, h]
-            for e in range(first, last):
-                out[e, h] /= total
-
-
-@_jit
-def _softmax_grad(indptr, probs, grad, out):  # type: ignore[no-untyped-def]
-    for i in numba.prange(indptr.shape[0] - 1):
-        for h in range(probs.shape[1]):
-            total = np.float32(0.0)
-            for e in range(indptr[i], indptr[i + 1]):
-                total += probs[e, h] * grad[e, h]
-            for e in range(indptr[i], indptr[i + 1]):
-                out[e, h] = probs[e, h] * (grad[e, h] - total)
-
-
-def set_threads(count: int) -> None:
-    """Give torch and the kernels the same number of threads."""
-    torch.set_num_threads(count)
-    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
-
-
 def warm_up() -> None:
     """Compile (or load) every kernel, so that no measurement or worker pays for it."""
     a = CSR(torch.tensor([0, 1, 2]), torch.tensor([0, 1], dtype=torch.int32), torch.ones(2), (2, 2))
@@ -432,4 +349,5 @@ def warm_up() -> None:
     scores = torch.ones(2, 1, requires_grad=True)
     product = spmm(a, b).sum() + gather_spmm(a, torch.tensor([0]), b).sum()
     attention = weighted_spmm(a, edge_softmax(a, scores), b.unsqueeze(-1))
-    (product + attention.sum()).backward()
+    dropped = relu_dropout(b, 0.5, True).sum()
+    (product + attention.sum() + dropped).backward()

@@ -1,0 +1,1 @@
+"""Reports: stored rows become tables, figures and pages."""

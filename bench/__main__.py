@@ -1,0 +1,5 @@
+"""`python -m bench` is `gkdbench`."""
+
+from bench.cli import main
+
+main(prog_name="gkdbench")

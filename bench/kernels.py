@@ -1,0 +1,152 @@
+"""Compiled loops over compressed rows and elements (numba), CPU only.
+
+Plain loops: the inner one, over contiguous columns, is what the compiler vectorises. Every result is
+bit-equal whatever the number of threads: a thread owns whole rows, or whole columns, of the result,
+and random numbers are a function of a seed and a position.
+"""
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def cache_folder() -> str:
+    """A writable folder of compiled kernels, one for each version of Python and of this file."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    version = f"{sys.version_info[0]}{sys.version_info[1]}"
+    return str(root / "gkdbench" / f"numba-{version}")
+
+
+os.environ.setdefault("NUMBA_CACHE_DIR", cache_folder())
+
+import numba  # noqa: E402  (reads NUMBA_CACHE_DIR when imported)
+
+_jit = functools.partial(
+    numba.njit, parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz"}
+)
+
+
+@_jit
+def spmm_rows(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(out.shape[0]):
+        for k in range(out.shape[1]):
+            out[i, k] = 0.0
+        for e in range(indptr[i], indptr[i + 1]):
+            value, j = values[e], indices[e]
+            for k in range(out.shape[1]):
+                out[i, k] += value * b[j, k]
+
+
+@_jit
+def spmm_gather(indptr, indices, values, rows, b, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(out.shape[0]):
+        for k in range(out.shape[1]):
+            out[i, k] = 0.0
+        for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
+            value, j = values[e], indices[e]
+            for k in range(out.shape[1]):
+                out[i, k] += value * b[j, k]
+
+
+@_jit
+def spmm_scatter(indptr, indices, values, rows, grad, threads, out):  # type: ignore[no-untyped-def]
+    # A thread owns a block of columns, so rows of `out` that repeat are never shared, and each sum
+    # runs in the same order however many threads there are. Slices let the compiler vectorise.
+    width = (out.shape[1] + threads - 1) // threads
+    for block in numba.prange(threads):
+        first, last = block * width, min(out.shape[1], (block + 1) * width)
+        for i in range(rows.shape[0]):
+            for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
+                value = values[e]
+                target, source = out[indices[e], first:last], grad[i, first:last]
+                for k in range(target.shape[0]):
+                    target[k] += value * source[k]
+
+
+@_jit
+def spmm_heads(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(out.shape[0]):
+        out[i] = 0.0
+        for e in range(indptr[i], indptr[i + 1]):
+            j = indices[e]
+            for h in range(out.shape[1]):
+                value = values[e, h]
+                for k in range(out.shape[2]):
+                    out[i, h, k] += value * b[j, h, k]
+
+
+@_jit
+def sddmm(indptr, indices, left, right, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(left.shape[0]):
+        for e in range(indptr[i], indptr[i + 1]):
+            j = indices[e]
+            for h in range(left.shape[1]):
+                total = np.float32(0.0)
+                for k in range(left.shape[2]):
+                    total += left[i, h, k] * right[j, h, k]
+                out[e, h] = total
+
+
+@_jit
+def softmax_rows(indptr, scores, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(indptr.shape[0] - 1):
+        first, last = indptr[i], indptr[i + 1]
+        for h in range(scores.shape[1]):
+            top = np.float32(-np.inf)
+            for e in range(first, last):
+                top = max(top, scores[e, h])
+            total = np.float32(0.0)
+            for e in range(first, last):
+                out[e, h] = np.exp(scores[e, h] - top)
+                total += out[e, h]
+            for e in range(first, last):
+                out[e, h] /= total
+
+
+@_jit
+def softmax_grad(indptr, probs, grad, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(indptr.shape[0] - 1):
+        for h in range(probs.shape[1]):
+            total = np.float32(0.0)
+            for e in range(indptr[i], indptr[i + 1]):
+                total += probs[e, h] * grad[e, h]
+            for e in range(indptr[i], indptr[i + 1]):
+                out[e, h] = probs[e, h] * (grad[e, h] - total)
+
+
+@_jit
+def relu_dropout(h, keep_below, scale, seed, out):  # type: ignore[no-untyped-def]
+    # The random bits are a mixed counter ("lowbias32" constants of C. Wellons' hash search), so that
+    # the loop vectorises and does not depend on who runs which part of it.
+    for i in numba.prange(h.shape[0]):
+        row = np.uint32(np.uint32(i) * np.uint32(0x9E3779B9) + seed)
+        for k in range(h.shape[1]):
+            # The casts keep every step in 32 bits; the compiler would widen it otherwise.
+            bits = np.uint32(row ^ np.uint32(np.uint32(k) * np.uint32(0x85EBCA6B)))
+            bits = np.uint32(np.uint32(bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
+            bits = np.uint32(np.uint32(bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
+            bits = np.uint32(bits ^ (bits >> np.uint32(16)))
+            value = h[i, k]
+            out[i, k] = value * scale if (value > 0.0) & (bits < keep_below) else np.float32(0.0)
+
+
+@_jit
+def relu_dropout_grad(out, grad, scale, result):  # type: ignore[no-untyped-def]
+    for i in numba.prange(out.shape[0]):
+        for k in range(out.shape[1]):
+            result[i, k] = grad[i, k] * scale if out[i, k] > 0.0 else np.float32(0.0)
+
+
+def threads() -> int:
+    """Number of threads the loops use."""
+    return int(numba.get_num_threads())
+
+
+def set_threads(count: int) -> None:
+    """Give torch and the kernels the same number of threads."""
+    torch.set_num_threads(count)
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))

@@ -1,0 +1,220 @@
+"""Launch a sweep: run what is missing, measure cost alone, track, report.
+
+Everything is resumable: what is done is skipped, and an interrupt leaves only finished cells.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import engine
+from bench.cell import Cell
+from bench.results import Row, Store
+from bench.sweep import Sweep
+
+if TYPE_CHECKING:
+    from bench.run import Place
+
+TRACK_EVERY = 30.0  # seconds between two looks at what is to be tracked
+
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # (items, total, title) -> items
+
+
+@dataclass
+class Outcome:
+    """What a launch left behind."""
+
+    cells: list[Cell]
+    rows: dict[str, Row] = field(default_factory=dict)
+    ran: int = 0
+    measured: int = 0
+    tracked: int = 0
+    files: list[Path] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def unfinished(self) -> list[tuple[Cell, str]]:
+        """List the cells without a good row, with the reason."""
+        found = []
+        for cell in self.cells:
+            row = self.rows.get(cell.key)
+            if row is None or not row.done:
+                found.append((cell, f"{row.status}: {row.reason}" if row else "missing"))
+        return found
+
+
+def planned(cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """Describe the cells that should exist, for reports."""
+    names = ("dataset", "split", "setting", "teacher", "student")
+    return [{"key": c.key, "seed": c.seed, **dict(zip(names, c.group, strict=True))} for c in cells]
+
+
+def stored_rows(store: Store, cells: Sequence[Cell], *, heal: bool = False) -> dict[str, Row]:
+    """Read the rows of cells, relabelled as these cells are; `heal` sets corrupt ones aside."""
+    from bench.results import CorruptError
+
+    rows = {}
+    for cell in cells:
+        try:
+            row = store.read_or_set_aside(cell.key) if heal else store.read(cell.key)
+        except CorruptError:
+            row = None
+        if row is not None:
+            row.cell = cell.describe()
+            rows[cell.key] = row
+    return rows
+
+
+def launch(
+    sweep: Sweep,
+    cells: list[Cell],
+    place: "Place",
+    plan: engine.Plan,
+    *,
+    progress: Progress,
+    track_uri: str | None = None,
+    track: bool = True,
+    reports: Path | None = None,
+) -> Outcome:
+    """Run a sweep's missing cells, then measure, track and report.
+
+    Args:
+        sweep: names the experiment and says how many seeds are timed.
+        cells: `sweep.expand(...)`, or a part of it.
+        place: folders.
+        plan: processes and threads.
+        progress: wraps an iterable to show how far it is.
+        track_uri: MLflow store; by default sqlite in the results folder.
+        track: whether to track at all.
+        reports: folder for the report; None writes none.
+    """
+    store = place.store
+    outcome = Outcome(cells, stored_rows(store, cells, heal=True))
+    content = {"cells": [{"key": c.key, "cell": c.describe()} for c in cells]}
+    store.write_sweep(sweep.name, {**content, "sweep": sweep.model_dump()})
+    pending = [c for c in cells if c.key not in outcome.rows or not outcome.rows[c.key].done]
+    live = _Tracking(store, sweep.name, track_uri) if track else None
+    try:
+        if pending:
+            _run(pending, place, plan, progress, outcome, live)
+        _measure(sweep, place, plan, progress, outcome)
+    finally:
+        if live:
+            live.stop()
+    if reports and (pending or outcome.measured or not (reports / "comparison.md").is_file()):
+        outcome.files = report(outcome, sweep.name, reports)
+    if live:
+        _finish_tracking(live, outcome)
+    return outcome
+
+
+def _run(
+    pending: list[Cell],
+    place: "Place",
+    plan: engine.Plan,
+    progress: Progress,
+    outcome: Outcome,
+    live: "_Tracking | None",
+) -> None:
+    by_key = {c.key: c for c in pending}
+    rows = engine.run_cells(pending, place, plan)
+    try:
+        for row in progress(rows, len(pending), "cells"):
+            row.cell = by_key[row.key].describe()
+            outcome.rows[row.key] = row
+            outcome.ran += 1
+            if live:
+                live.add(row.key)
+    finally:
+        rows.close()  # type: ignore[attr-defined]
+
+
+def _measure(
+    sweep: Sweep, place: "Place", plan: engine.Plan, progress: Progress, outcome: Outcome
+) -> None:
+    """Time the first seeds of every group, one after another, with nothing else running."""
+    seen: dict[Any, int] = {}
+    todo = []
+    for cell in outcome.cells:
+        row = outcome.rows.get(cell.key)
+        if row is None or row.status != "ok":
+            continue
+        seen[cell.group] = seen.get(cell.group, 0) + 1
+        if seen[cell.group] <= sweep.cost_seeds and not row.cost:
+            todo.append(row)
+    if not todo:
+        return
+    from dataclasses import replace
+
+    from bench import run
+
+    alone = replace(place, threads=plan.threads)
+    run.warm_up(alone)
+    for row in progress(todo, len(todo), "cost"):
+        row.cost = run.measure(row, alone)
+        outcome.measured += 1
+
+
+def report(outcome: Outcome, title: str, folder: Path) -> list[Path]:
+    """Write the comparison of an outcome into a folder."""
+    from bench import results
+    from bench.reports import comparison
+
+    frame = results.frame(outcome.rows.values())
+    return comparison.write(frame, planned(outcome.cells), folder, title=title)
+
+
+def _finish_tracking(live: "_Tracking", outcome: Outcome) -> None:
+    from bench import track
+
+    cells = {c.key: c for c in outcome.cells}
+    try:
+        keys = track.needs_tracking(live.store, live.sweep, list(outcome.rows), live.uri)
+        if keys or outcome.files:
+            tracker = live.tracker or track.Tracker(live.store, live.uri)
+            live.count += tracker.log_rows(live.sweep, keys, cells=cells)
+            tracker.finish(live.sweep)
+            tracker.log_files(live.sweep, outcome.files)
+    except track.TrackingError as error:
+        live.trouble = str(error)
+    outcome.tracked = live.count
+    if live.trouble:
+        outcome.warnings.append(
+            f"tracking failed, and no result is lost: {live.trouble}; "
+            "`gkdbench track --replay` catches up"
+        )
+
+
+class _Tracking:
+    """Tracks finished rows from a thread, now and then, so that no worker waits for it."""
+
+    def __init__(self, store: Store, sweep: str, uri: str | None) -> None:
+        self.store, self.sweep, self.uri = store, sweep, uri
+        self.tracker: Any = None
+        self.trouble = ""
+        self.count = 0
+        self._fresh: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def add(self, key: str) -> None:
+        self._fresh.append(key)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(TRACK_EVERY):
+            keys, self._fresh = self._fresh, []
+            if not keys or self.trouble:
+                continue
+            from bench import track
+
+            try:
+                self.tracker = self.tracker or track.Tracker(self.store, self.uri)
+                self.count += self.tracker.log_rows(self.sweep, keys)
+            except track.TrackingError as error:
+                self.trouble = str(error)

@@ -1,0 +1,248 @@
+"""From tidy rows and a plan to blocks of lines: what a comparison shows, before any formatting.
+
+A block is one (dataset, split, setting). A line is one method in it: a teacher, or a student of a
+teacher, with its label; a student with several variants gives several lines, and two configurations
+under one label are two lines, told apart by the keys in which they differ.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from bench.metrics import METRICS
+from bench.stats import Verdict, against_best
+
+BLOCK = ["dataset", "split", "setting"]
+LABELS = [*BLOCK, "teacher", "student", "seed"]  # the plan's word counts: labels are not in the key
+QUALITY = [name for name, metric in METRICS.items() if metric.unit == "%"]
+COST = [name for name, metric in METRICS.items() if metric.unit != "%"]
+FIXED_SPLITS = ("public", "official")
+_ASKED = ("features", "self_loops", "hidden_rate", "device")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method of a block: its runs by metric and seed, the medians of its costs, its gaps.
+
+    `gaps` counts planned cells without a result by their reason ("missing", "failed: ...").
+    """
+
+    teacher: str
+    student: str
+    variant: str = ""
+    difference: str = ""  # "dropout=0.3": only where one label has several configurations
+    runs: Mapping[str, Mapping[Hashable, float]] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    done: int = 0
+    planned: int = 0
+    gaps: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The method without its teacher: "glnn", "progmlp@2", "glnn [dropout=0.3]"."""
+        label = self.student or self.teacher
+        at = f"@{self.variant}" if self.variant else ""
+        return f"{label}{at}" + (f" [{self.difference}]" if self.difference else "")
+
+    @property
+    def id(self) -> str:
+        """The method with its teacher: "sage:glnn > glnn"."""
+        return f"{self.teacher} > {self.name}" if self.teacher and self.student else self.name
+
+
+@dataclass(frozen=True)
+class Block:
+    """The lines of one (dataset, split, setting), and which student is the best of them."""
+
+    dataset: str
+    split: str
+    setting: str
+    lines: tuple[Line, ...]
+    headline: str  # the metric that ranks
+    verdict: Verdict
+    options: Mapping[str, str] = field(default_factory=dict)  # features, self_loops, hidden_rate
+
+    @property
+    def protocol(self) -> tuple[str, str, str]:
+        """(dataset, split, setting)."""
+        return self.dataset, self.split, self.setting
+
+    @property
+    def students(self) -> dict[str, Line]:
+        """The student lines by id."""
+        return {line.id: line for line in self.lines if line.student}
+
+    def teacher_of(self, line: Line) -> Line | None:
+        """The line of a student's teacher, where there is exactly one that ran."""
+        own = [t for t in self.lines if not t.student and t.teacher == line.teacher and t.done]
+        return own[0] if line.student and line.teacher and len(own) == 1 else None
+
+
+def blocks(frame: pd.DataFrame, planned: Iterable[Mapping[str, Any]]) -> list[Block]:
+    """Group tidy rows into blocks, in the order of the plan.
+
+    Args:
+        frame: tidy rows (`results.frame`), any subset; rows outside of the plan come after it.
+        planned: every cell that should exist, as {key, dataset, split, setting, teacher, student,
+            seed}; the labels given here win over those a row was recorded under.
+    """
+    cells = _joined(frame, planned)
+    if cells.empty:
+        return []
+    return [
+        _block(tuple(map(str, protocol)), group)  # type: ignore[arg-type]
+        for protocol, group in cells.groupby(BLOCK, sort=False)
+    ]
+
+
+def _joined(frame: pd.DataFrame, planned: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """One line for each planned cell and variant (`missing` where nothing ran), then the others."""
+    asked = [{name: _text(cell[name]) for name in ("key", *LABELS)} for cell in planned]
+    plan = pd.DataFrame(asked, columns=["key", *LABELS]).drop_duplicates()
+    if frame.empty:
+        return plan.assign(status="missing", variant="", reason="")
+    unplanned = frame.loc[~frame["key"].isin(set(plan["key"])), ["key", *LABELS]]
+    plan = pd.concat([part for part in (plan, unplanned.drop_duplicates()) if len(part)])
+    cells = plan.merge(frame.drop(columns=LABELS), on="key", how="left", sort=False)
+    cells["status"] = cells["status"].fillna("missing")
+    cells["variant"] = cells["variant"].fillna("")
+    return cells
+
+
+def _text(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _block(protocol: tuple[str, str, str], group: pd.DataFrame) -> Block:
+    unit = _units(group)
+    group = group.assign(unit=unit)
+    lines = tuple(_lines(group))
+    headline = _headline(protocol[2], lines)
+    verdict = against_best({x.id: x.runs[headline] for x in lines if x.student})
+    options = {k: _told(group[k]) for k in _ASKED if k in group}
+    return Block(*protocol, lines, headline, verdict, {k: v for k, v in options.items() if v})
+
+
+def _units(group: pd.DataFrame) -> pd.Series:
+    """What pairs runs: the seed, or all three seeds where some method repeats a seed."""
+    label = ["teacher", "student", "variant"]
+    seeds = [name for name in ("seed", "split_seed", "teacher_seed") if name in group]
+    ok = group[group["status"] == "ok"]
+    names = ok[label].astype(str).agg(" ".join, axis=1) + _configurations(ok) if len(ok) else None
+    if names is None or not ok.assign(name=names).duplicated(["name", "seed"]).any():
+        return group["seed"]
+    return group[seeds].astype(str).agg("/".join, axis=1)
+
+
+def _lines(group: pd.DataFrame) -> Iterator[Line]:
+    """Teachers with their students, as planned; the students without a teacher at the end."""
+    teachers = [t for t in group["teacher"].unique() if t] + [""]
+    for teacher in teachers:
+        own = group[group["teacher"] == teacher]
+        if teacher and not (own["student"] == "").any():
+            yield Line(teacher, "", runs={name: {} for name in QUALITY})
+        students = list(own["student"].unique())
+        for student in sorted(students, key=lambda s: s != ""):  # the teacher's own line first
+            if teacher or student:
+                yield from _methods(teacher, student, own[own["student"] == student])
+
+
+def _methods(teacher: str, student: str, cells: pd.DataFrame) -> Iterator[Line]:
+    """The lines under one label: one for each configuration and variant."""
+    ran = cells[cells["status"] != "missing"]
+    absent = cells[cells["status"] == "missing"]
+    configured = list(ran.groupby(_configurations(ran), sort=False)) if len(ran) else []
+    if len(configured) < 2:
+        yield from _variants(Line(teacher, student), cells)
+        return
+    settings = [json.loads(str(text)) for text, _ in configured]
+    keys = {k for s in settings for k in s if any(s.get(k) != other.get(k) for other in settings)}
+    for config, (_, part) in zip(settings, configured, strict=True):
+        yield from _variants(Line(teacher, student, difference=_differing(config, keys)), part)
+    if len(absent):
+        yield from _variants(Line(teacher, student, difference="not run"), absent)
+
+
+def _differing(config: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """Write the keys in which configurations differ; the student's own need no prefix."""
+    told = {key.removeprefix("student."): config.get(key, "-") for key in sorted(keys)}
+    return ", ".join(f"{key}={value}" for key, value in told.items())
+
+
+def _configurations(cells: pd.DataFrame) -> pd.Series:
+    """Write the resolved configuration of every cell as canonical JSON."""
+    names = [k for k in cells if str(k).startswith(("teacher.", "student.")) or k in _ASKED]
+    texts = [
+        json.dumps({str(k): _plain(v) for k, v in zip(names, row, strict=True) if _given(v)})
+        for row in cells[names].itertuples(index=False, name=None)
+    ]
+    return pd.Series(texts, index=cells.index, dtype="object")
+
+
+def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
+    """Fill a line for each variant; cells without a result count for all of them."""
+    done = cells[cells["status"] == "ok"]
+    failed = cells[cells["status"] != "ok"]
+    reasons = Counter(
+        f"{status}: {_first_line(reason)}" if _first_line(reason) else str(status)
+        for status, reason in zip(failed["status"], failed["reason"], strict=True)
+    )
+    for variant in list(done["variant"].unique()) or [""]:
+        mine = done[done["variant"] == variant]
+        yield Line(
+            line.teacher,
+            line.student,
+            str(variant),
+            line.difference,
+            runs={name: _runs(mine, name) for name in QUALITY},
+            costs={name: v for name in COST if pd.notna(v := _median(mine, name))},
+            done=len(mine),
+            planned=cells["key"].nunique(),
+            gaps=dict(reasons),
+        )
+
+
+def _runs(cells: pd.DataFrame, metric: str) -> dict[Hashable, float]:
+    values = pd.to_numeric(_column(cells, metric), errors="coerce")
+    return {u: float(v) for u, v in zip(cells["unit"], values, strict=True) if pd.notna(v)}
+
+
+def _median(cells: pd.DataFrame, metric: str) -> float:
+    return float(pd.to_numeric(_column(cells, metric), errors="coerce").median())
+
+
+def _column(cells: pd.DataFrame, name: str) -> pd.Series:
+    return cells[name] if name in cells else pd.Series([None] * len(cells), index=cells.index)
+
+
+def _headline(setting: str, lines: Iterable[Line]) -> str:
+    """The metric that ranks: prod in production, ind in the inductive setting, else the test's."""
+    first = {"production": "prod_accuracy", "inductive": "ind_accuracy"}.get(setting)
+    ran = [line.runs for line in lines]
+    if setting == "inductive" and any(runs["test_accuracy"] for runs in ran):
+        return "test_accuracy"
+    return first if first and any(runs[first] for runs in ran) else "test_accuracy"
+
+
+def _told(values: pd.Series) -> str:
+    """The distinct values of an option, as text."""
+    return ", ".join(sorted({str(v) for v in values if _given(v)}))
+
+
+def _first_line(reason: Any) -> str:
+    lines = str(reason).strip().splitlines() if isinstance(reason, str) else []
+    return lines[-1] if lines and lines[0].startswith("Traceback") else lines[0] if lines else ""
+
+
+def _given(value: Any) -> bool:
+    return isinstance(value, list | tuple | dict) or bool(pd.notna(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it; whole floats are ints (a missing number made the column float)."""
+    value = value.item() if hasattr(value, "item") else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value

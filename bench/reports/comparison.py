@@ -1,0 +1,241 @@
+"""The comparison of a sweep: which student to ship, and what one pays for it.
+
+Students compete with each other across all teachers of a block; teachers are the reference and
+never set in bold. Published numbers stand beside ours. Everything is rebuilt from stored rows.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import bench
+from bench.reports.blocks import COST, QUALITY, Block, Line, blocks
+from bench.reports.notes import (
+    LEGEND,
+    beside_published,
+    closing,
+    compared,
+    notes,
+    printed,
+    title_of,
+)
+from bench.stats import spread
+from bench.tables import (
+    DASH,
+    Cell,
+    Column,
+    Row,
+    Table,
+    compact,
+    escape_latex,
+    latex,
+    markdown,
+    percent,
+    plain,
+)
+
+_HEADS = {  # head, unit, dispensable
+    "test_accuracy": Column("accuracy", "%"),
+    "tran_accuracy": Column("tran", "%", 2),
+    "ind_accuracy": Column("ind", "%", 2),
+    "prod_accuracy": Column("prod", "%"),
+    "macro_f1": Column("macro F1", "%", 8),
+    "agreement": Column("agreement", "%", 7),
+    "params": Column("params", "", 1),
+    "macs": Column("MACs", "graph", 5),
+    "latency_ms": Column("ms", "graph", 6),
+    "latency_node_ms": Column("ms", "node", 1),
+    "train_seconds": Column("fit", "s", 4),
+    "peak_memory_mib": Column("memory", "MiB", 9),
+}
+_RUNS = Column("n")
+_PUBLISHED = (Column("published", "%", 1), Column("difference", "points", 3))
+
+
+def write(
+    frame: pd.DataFrame,
+    planned: Iterable[Mapping[str, Any]],
+    out: Path,
+    *,
+    title: str,
+    provenance: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Write the report into the folder `out` and return its files.
+
+    Args:
+        frame: tidy rows (`results.load` or `results.frame`), any subset.
+        planned: every cell that should exist, as {key, dataset, split, setting, teacher, student,
+            seed}.
+        out: created where it is missing; files of the same name are replaced.
+        title: the sweep's name.
+        provenance: what else the report's foot tells, such as {"command": ...}.
+
+    Returns:
+        comparison.md, .tex (to include), _standalone.tex (to compile), .csv, .html and the figures.
+    """
+    from bench.reports import figures, page
+
+    out.mkdir(parents=True, exist_ok=True)
+    found = blocks(frame, list(planned))
+    tables = [table for block in found for table in tables_of(block)]
+    told = closing(frame, {"gkdbench": bench.__version__, **(provenance or {})})
+    texts = {
+        "comparison.md": _markdown(title, tables, told),
+        "comparison.tex": _latex(tables, told),
+        "comparison_standalone.tex": _standalone(title, told),
+    }
+    paths = [out / name for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_text(text, encoding="utf-8")
+    summary(found).to_csv(out / "comparison.csv", index=False)
+    drawn = figures.draw(found, out)
+    (out / "comparison.html").write_text(page.render(title, tables, told, drawn), encoding="utf-8")
+    return [*paths, out / "comparison.csv", out / "comparison.html", *drawn]
+
+
+def text_table(frame: pd.DataFrame, planned: Iterable[Mapping[str, Any]], width: int = 120) -> str:
+    """Return the comparison for a terminal of `width` columns; narrow ones get fewer columns."""
+    tables = [table_of(block, sources=False) for block in blocks(frame, list(planned))]
+    return "\n".join(plain(table, width) for table in tables) or "no cell yet\n"
+
+
+def tables_of(block: Block) -> list[Table]:
+    """Return a block's table, and the one of further published numbers where there are any."""
+    further = beside_published(block)
+    return [table_of(block), *([further] if further.rows else [])]
+
+
+def table_of(block: Block, *, sources: bool = True) -> Table:
+    """Return the table of one block, with the columns that have a value."""
+    metrics = _shown(block)
+    rows, published = [], any(_published(block, line) for line in block.lines)
+    for line in block.lines:
+        cells = [_quality(block, line), _count(line), *(_number(line, m) for m in metrics)]
+        if published:
+            cells += _published(block, line) or (Cell(DASH, faint=True),) * 2
+        rows.append(_row(block, line, cells))
+    lone = [i for i, line in enumerate(block.lines) if not line.teacher]
+    if lone and len(lone) < len(block.lines):
+        rows.insert(lone[0], Row("no teacher", (), heading=True))
+    columns = (_HEADS[block.headline], _RUNS, *(_HEADS[m] for m in metrics))
+    return Table(
+        title_of(block),
+        columns + (_PUBLISHED if published else ()),
+        tuple(rows),
+        tuple(notes(block, sources=sources)),
+    )
+
+
+def _shown(block: Block) -> list[str]:
+    """The metrics that have a value, without the headline and what merely repeats it."""
+    lines = block.lines
+
+    def told(metric: str) -> bool:
+        repeats = metric == "test_accuracy" and all(
+            not line.runs[metric] or line.runs[metric] == line.runs[block.headline]
+            for line in lines
+        )
+        measured = any(line.runs.get(metric) for line in lines if metric in QUALITY)
+        return not repeats and (measured or any(metric in line.costs for line in lines))
+
+    return [metric for metric in _HEADS if metric != block.headline and told(metric)]
+
+
+def _row(block: Block, line: Line, cells: list[Cell]) -> Row:
+    label = line.name if line.student else f"{line.name} (teacher)"
+    full = line.id if line.student else label
+    return Row(label, tuple(cells), heading=not line.student, full_label=full.replace(" > ", " → "))
+
+
+def _quality(block: Block, line: Line) -> Cell:
+    if not line.done:
+        why = ", ".join(dict.fromkeys(reason.split(":")[0] for reason in line.gaps))
+        return Cell(f"{DASH} (0/{line.planned}) {why}" if line.planned else DASH, faint=True)
+    return Cell(
+        percent(spread(line.runs[block.headline])),
+        best=line.id == block.verdict.best,
+        mark=line.id in block.verdict.not_worse,
+    )
+
+
+def _count(line: Line) -> Cell:
+    whole = line.done == line.planned
+    return Cell(str(line.done) if whole else f"{line.done}/{line.planned}", faint=not whole)
+
+
+def _number(line: Line, metric: str) -> Cell:
+    if metric in QUALITY:
+        text = percent(spread(line.runs[metric]))
+    else:
+        text = compact(line.costs[metric]) if metric in line.costs else DASH
+    return Cell(text, faint=text == DASH)
+
+
+def _published(block: Block, line: Line) -> tuple[Cell, ...]:
+    numbers = printed(block, line, block.headline)
+    if not numbers:
+        return ()
+    return (Cell(compared(numbers[0])[0]), Cell(compared(numbers[0], line.runs[block.headline])[1]))
+
+
+def summary(found: Iterable[Block]) -> pd.DataFrame:
+    """Return one line for each method with raw numbers: fractions, seconds, counts."""
+    return pd.DataFrame([_record(block, line) for block in found for line in block.lines])
+
+
+def _record(block: Block, line: Line) -> dict[str, Any]:
+    record: dict[str, Any] = dict(zip(("dataset", "split", "setting"), block.protocol, strict=True))
+    record.update(teacher=line.teacher, student=line.student, variant=line.variant)
+    record.update(configuration=line.difference, done=line.done, planned=line.planned)
+    record["gaps"] = "; ".join(f"{count} {reason}" for reason, count in line.gaps.items())
+    for metric in QUALITY:
+        value = spread(line.runs[metric])
+        record |= {f"{metric}_mean": value.mean, f"{metric}_std": value.std, f"{metric}_n": value.n}
+    main = spread(line.runs[block.headline])
+    record.update(headline=block.headline, ci_low=main.low, ci_high=main.high)
+    record.update({metric: line.costs.get(metric) for metric in COST})
+    record.update(best=line.id == block.verdict.best)
+    record.update(p_holm=block.verdict.adjusted.get(line.id))
+    record.update(not_significantly_worse=line.id in block.verdict.not_worse)
+    known = printed(block, line, block.headline)[:1]
+    record.update(published_mean=known[0].mean if known else None)
+    record.update(published_std=known[0].std if known else None)
+    record.update(published_source=known[0].citation if known else "")
+    return record
+
+
+def _markdown(title: str, tables: Iterable[Table], told: Iterable[str]) -> str:
+    foot = "\n".join(f"- {sentence}" for sentence in told)
+    return "\n".join([f"# {title}", "", *map(markdown, tables), "## How to read", "", foot, ""])
+
+
+def _latex(tables: Iterable[Table], told: Iterable[str]) -> str:
+    body = [
+        latex(table, f"tab:comparison-{i}", "" if table.lesser else LEGEND)
+        for i, table in enumerate(tables, start=1)
+    ]
+    comments = [f"% {' '.join(sentence.split())}" for sentence in told]
+    head = [r"% \usepackage{booktabs,graphicx} in the preamble, \input{comparison} in the text."]
+    return "\n".join([*head, *comments, "", *body])
+
+
+def _standalone(title: str, told: Iterable[str]) -> str:
+    items = "\n".join(rf"\item {escape_latex(sentence)}" for sentence in told)
+    return rf"""\documentclass[10pt]{{article}}
+\usepackage[T1]{{fontenc}}
+\usepackage{{lmodern}}
+\usepackage[a4paper,landscape,margin=18mm]{{geometry}}
+\usepackage{{booktabs,graphicx}}
+\makeatletter\def\fps@table{{htbp}}\makeatother % tables stay where they are
+\begin{{document}}
+\section*{{{escape_latex(title)}}}
+\input{{comparison}}
+\clearpage
+\subsection*{{How to read}}
+\begin{{itemize}}
+{items}
+\end{{itemize}}
+\end{{document}}
+"""

@@ -1,0 +1,212 @@
+"""The sentences around a comparison: verdicts, what is missing, published numbers, how to read."""
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+
+import pandas as pd
+
+from bench import published
+from bench.metrics import METRICS
+from bench.published import Number
+from bench.reports.blocks import FIXED_SPLITS, Block, Line
+from bench.stats import (
+    ALPHA,
+    MIN_PAIRS,
+    Spread,
+    against_published,
+    difference,
+    spread,
+    unbiased,
+)
+from bench.tables import DASH, MARK, Cell, Column, Row, Table, percent, points
+
+_DEFAULTS = {"features": "raw", "self_loops": "True", "device": "cpu"}
+_ACCURACIES = ("test_accuracy", "prod_accuracy", "tran_accuracy", "ind_accuracy")
+
+
+def title_of(block: Block) -> str:
+    """Return "cpf-cora, random split, production"."""
+    return f"{block.dataset}, {block.split} split, {block.setting}"
+
+
+def notes(block: Block, *, sources: bool = True) -> Iterator[str]:
+    """Say what a block shows: the verdict, the protocol, what is missing, and who published."""
+    yield from _verdict(block)
+    yield from _protocol(block)
+    yield from _gaps(block)
+    if sources:
+        yield from _sources(block)
+
+
+# ---- verdict --------------------------------------------------------------------------------
+
+
+def _verdict(block: Block) -> Iterator[str]:
+    best = block.students.get(block.verdict.best or "")
+    if best is None:
+        yield "No student has finished a run."
+        return
+    score = percent(spread(best.runs[block.headline]))
+    yield f"Best student: {_named(best)}, {score} %{_rivals(block)}"
+    teacher = block.teacher_of(best)
+    if teacher is not None:
+        gap = difference(best.runs[block.headline], teacher.runs[block.headline])
+        if gap.n:
+            yield (
+                f"Against its own teacher, paired by seed (n = {gap.n}): {points(gap)} points; "
+                f"{gap.wins} wins, {gap.ties} ties, {gap.losses} losses."
+            )
+
+
+def _rivals(block: Block) -> str:
+    verdict = block.verdict
+    if verdict.unmarked == "a single student":
+        return "."
+    if verdict.unmarked:
+        return f". No significance marks: {verdict.unmarked}."
+    same = [_named(block.students[name]) for name in verdict.not_worse]
+    if same:
+        return f"; not significantly worse: {', '.join(same)}."
+    left = len(block.students) - 1 - len(verdict.adjusted)
+    return ", significantly better than every other student" + (" compared." if left else ".")
+
+
+def _named(line: Line) -> str:
+    return line.id.replace(" > ", " → ")
+
+
+def _protocol(block: Block) -> Iterator[str]:
+    if block.split in FIXED_SPLITS:
+        yield "The split is fixed: seeds vary only the initialisation."
+    told = [f"{k} {v}" for k, v in block.options.items() if _DEFAULTS.get(k, v) != v]
+    if block.setting != "transductive" and "hidden_rate" in block.options:
+        told.append(f"hidden_rate {block.options['hidden_rate']}")
+    if told:
+        yield f"Options: {', '.join(told)}.".replace("hidden_rate", "share of hidden test nodes")
+
+
+def _gaps(block: Block) -> Iterator[str]:
+    for line in block.lines:
+        if line.gaps:
+            reasons = ", ".join(f"{n} {_short(reason)}" for reason, n in line.gaps.items())
+            yield f"{_named(line)}, {line.done} of {line.planned} runs: {reasons}."
+
+
+def _short(reason: str, limit: int = 90) -> str:
+    return reason.rstrip(".") if len(reason) <= limit else reason[: limit - 1] + "…"
+
+
+# ---- published numbers ----------------------------------------------------------------------
+
+
+def printed(block: Block, line: Line, metric: str) -> tuple[Number, ...]:
+    """Return the comparable published numbers of a line, the preferred source first."""
+    if line.variant:
+        return ()
+    return published.find(block.protocol, metric, line.teacher, line.student)
+
+
+def compared(number: Number, runs: Mapping[Hashable, float] | None = None) -> tuple[str, str]:
+    """Write a published number, and our difference from it in points."""
+    theirs = Spread(number.mean, math.nan if number.std is None else number.std, 0, 0, 1)
+    std = unbiased(number.std, number.runs) if number.std_kind == "population" else number.std
+    gap = against_published(runs or {}, number.mean, std, number.runs)
+    return percent(theirs), points(gap)
+
+
+def beside_published(block: Block) -> Table:
+    """Return the published numbers that the block's table has no room for."""
+    rows = []
+    for line in block.lines:
+        for metric in _ACCURACIES:
+            for i, number in enumerate(printed(block, line, metric)):
+                if metric == block.headline and i == 0:
+                    continue
+                texts = (METRICS[metric].label, percent(spread(line.runs[metric])))
+                cells = map(Cell, (*texts, *compared(number, line.runs[metric]), number.source))
+                rows.append(Row(_named(line), tuple(cells)))
+    heads = (Column("metric"), Column("ours", "%"), Column("published", "%"))
+    columns = (*heads, Column("difference", "points"), Column("source"))
+    title = f"{title_of(block)}: further published numbers"
+    return Table(title, columns, tuple(rows), lesser=True)
+
+
+def _sources(block: Block) -> Iterator[str]:
+    remarks: dict[Number, dict[str, None]] = {}  # one of each table's numbers -> its notes
+    for number in _numbers(block):
+        like = next((n for n in remarks if _origin(n) == _origin(number)), number)
+        remarks.setdefault(like, {})[number.note] = None
+    for number in sorted(remarks, key=lambda n: n.order):
+        kind = {"population": "ddof 0", "unbiased": "ddof 1"}.get(number.std_kind)
+        std = kind or "convention of the spread unknown"
+        text = f"{_origin(number)}; {number.runs} runs, {std}"
+        yield f"Published: {'; '.join([text, *filter(None, remarks[number])])}."
+
+
+def _numbers(block: Block) -> Iterator[Number]:
+    for line in block.lines:
+        for metric in _ACCURACIES:
+            yield from printed(block, line, metric)
+
+
+def _origin(number: Number) -> str:
+    return f"{number.citation} ({number.read})"
+
+
+# ---- how to read ----------------------------------------------------------------------------
+
+LEGEND = (
+    "Percent, mean ± standard deviation over n seeds (ddof 1). Bold: best student; "
+    f"{MARK}: not significantly worse (two-sided Wilcoxon signed-rank test paired by seed, Holm's "
+    f"correction, {ALPHA:g})."
+)
+
+
+def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
+    """Say how every table of a report is to be read, and what it was made from."""
+    sentences = [
+        "Accuracies are percent, mean ± standard deviation over seeds (ddof 1). n: finished runs, "
+        f"over planned ones where some are missing; {DASH}: nothing measured.",
+        "Bold (* in a terminal): the best mean among the students of a table, over all its "
+        "teachers; teachers are the reference and do not compete. Where a student has "
+        f"{MIN_PAIRS} runs or more, one with fewer cannot be the best.",
+        f"{MARK}: not significantly worse than the best at {ALPHA:g}: two-sided Wilcoxon "
+        "signed-rank test paired by seed (exact up to 14 pairs), Holm's correction over the "
+        f"comparisons of the table. Nothing is marked below {MIN_PAIRS} common seeds, nor where "
+        "that many seeds could reject nothing after the correction. Intervals are 95 % (Student's "
+        "t).",
+        "prod = (1 - share of hidden test nodes) tran + that share ind; tran: observed test nodes, "
+        "ind: unseen ones. agreement: same prediction as the teacher.",
+        f"Costs are medians over the runs. {_machine(frame)}",
+        "Published numbers are as printed and enter no mean and no test; difference = ours - "
+        "published, with Welch's interval where both spreads are known (a spread of unknown "
+        "convention is read as ddof 1). Where several sources print a number, the method's own "
+        "paper comes first.",
+        *_commits(frame),
+        "; ".join(f"{name} {value}" for name, value in provenance.items()) + ".",
+    ]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _machine(frame: pd.DataFrame) -> str:
+    told = []
+    for name, word in (("ran.threads", "threads"), ("ran.device_name", "device")):
+        if values := _distinct(frame, name):
+            told.append(f"{word}: {', '.join(values)}")
+    return ("Measured with " + "; ".join(told) + ".") if told else ""
+
+
+def _commits(frame: pd.DataFrame) -> Iterator[str]:
+    commits = [text[:10] for text in _distinct(frame, "ran.git_commit")]
+    if len(commits) > 1:
+        yield f"Caution: the rows come from {len(commits)} commits: {', '.join(commits)}."
+    elif commits:
+        yield f"All rows come from commit {commits[0]}."
+    if "True" in _distinct(frame, "ran.git_dirty"):
+        yield "Caution: some rows were made with uncommitted changes."
+
+
+def _distinct(frame: pd.DataFrame, name: str) -> list[str]:
+    if name not in frame:
+        return []
+    return sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in frame[name].dropna()})

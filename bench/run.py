@@ -1,0 +1,377 @@
+"""run(cell) -> Row: the only place where data, protocol, teacher, student and metrics meet."""
+
+import contextlib
+import datetime
+import functools
+import json
+import os
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import __version__, cost, data, kernels, metrics, registry, sparse
+from bench.cell import Cell, from_data
+from bench.graph import Dataset, Graph, Task, TeacherOutput
+from bench.hparams import derive_seed
+from bench.method import DivergedError, FitLog, Method
+from bench.protocol import Exam, examine
+from bench.results import CorruptError, Row, Store
+from bench.train import seeded
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cells run: folders and threads; nothing in it changes a result."""
+
+    results: Path
+    data: Path
+    threads: int = 1
+
+    @property
+    def store(self) -> Store:
+        """The results folder."""
+        return Store(self.results)
+
+
+class TeacherMissingError(Exception):
+    """The teacher of a student could not be had; the message says why."""
+
+
+def run(cell: Cell, place: Place) -> Row:
+    """Answer a cell: return its row from the store, or fit, score and store it.
+
+    What goes wrong inside becomes the row's status and reason; only an interrupt gets out.
+    """
+    done = place.store.read_or_set_aside(cell.key)
+    if done is not None and done.done:
+        return done
+    kernels.set_threads(place.threads)
+    started = datetime.datetime.now(datetime.UTC)
+    clock = time.perf_counter()
+    with place.store.draft(cell.key) as draft:
+        row = Row(cell.key, cell.describe(), "ok")
+        teacher = cell.teacher_cell
+        row.teacher_key = teacher.key if teacher else ""
+        try:
+            _answer(cell, place, row, draft)
+        except DivergedError as error:
+            row.status, row.reason = "diverged", str(error)
+        except TeacherMissingError as error:
+            row.status, row.reason = "failed", str(error)
+        except Exception as error:
+            row.status, row.reason = "failed", f"{type(error).__name__}: {error}"
+            (draft / "traceback.txt").write_text(traceback.format_exc())
+        row.ran = {
+            **provenance(),
+            "threads": place.threads,
+            "device_name": _device_name(cell.device),
+            "started": started.isoformat(timespec="milliseconds"),
+            "seconds": time.perf_counter() - clock,
+        }
+        return place.store.write(row, draft)
+
+
+def record_failure(cell: Cell, place: Place, status: str, reason: str) -> Row:
+    """Store a row for a cell that could not run to its end (its worker died, or took too long)."""
+    teacher = cell.teacher_cell
+    row = Row(cell.key, cell.describe(), status, reason, teacher_key=teacher.key if teacher else "")
+    now = datetime.datetime.now(datetime.UTC)
+    row.ran = {**provenance(), "started": now.isoformat(timespec="milliseconds"), "seconds": 0.0}
+    with place.store.draft(cell.key) as draft:
+        return place.store.write(row, draft)
+
+
+def _answer(cell: Cell, place: Place, row: Row, draft: Path) -> None:
+    """Fill in `row` and `draft`."""
+    role, choice = ("student", cell.student) if cell.student else ("teacher", cell.teacher)
+    assert choice is not None
+    with _timing(row, "load"):
+        exam = load_exam(cell, place)
+    with _timing(row, "teacher"):
+        teacher = load_teacher(cell, place) if cell.student else None
+    own_seed = derive_seed(cell.seed, role)
+    task = exam.task(own_seed, teacher, cell.device)
+    method = build(role, choice.name, dict(choice.config), task).to(cell.device)
+    if reason := method.supports(cell.protocol.setting):
+        row.status, row.reason = "skipped", reason
+        return
+    with cost.peak_memory(cell.device) as memory, _timing(row, "train"):
+        log = method.fit(task)
+    with _timing(row, "evaluate"):
+        _evaluate(cell, place, row, draft, exam, method)
+    row.fit = {"epochs": len(log.history["epoch"]), "best_epoch": log.best_epoch, **memory}
+    row.seconds.update({f"fit_{phase}": value for phase, value in log.seconds.items()})
+    _save(draft, log, method, exam if role == "teacher" else None, cell.device)
+
+
+@contextlib.contextmanager
+def _timing(row: Row, phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    row.seconds[phase] = time.perf_counter() - start
+
+
+# ---- the parts of a cell, also for notebooks ------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4)
+def load_dataset(name: str, checksum: str, root: Path) -> Dataset:
+    """Load a dataset once a process; the checksum keeps a changed file from passing for it."""
+    return registry.dataset_module(name).load(name, root)  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=32)
+def _load_exam(protocol: Any, split_seed: int, root: Path) -> Exam:
+    dataset = load_dataset(protocol.dataset, protocol.checksum, root)
+    return examine(dataset, protocol, split_seed)
+
+
+def load_exam(cell: Cell, place: Place) -> Exam:
+    """Load and split the data of a cell, once a process and split seed."""
+    return _load_exam(cell.protocol, cell.split_seed, place.data)
+
+
+def build(role: str, name: str, config: dict[str, Any], task: Task) -> Method:
+    """Make an untrained method for a task, drawn with the task's seed."""
+    sizes = (_inputs(task.graph), task.graph.num_classes, task.num_nodes)
+    with seeded(task.seed, "init"):
+        return registry.build(role, name, config, sizes)
+
+
+def _inputs(graph: Graph) -> int:
+    return graph.num_features + (0 if graph.extra is None else graph.extra.shape[1])
+
+
+def load_teacher(cell: Cell, place: Place) -> TeacherOutput | None:
+    """Load the outputs of a student's teacher; train it first where they are not there.
+
+    Raises:
+        TeacherMissingError: the teacher failed.
+    """
+    teacher = cell.teacher_cell
+    if teacher is None:
+        return None
+    store = place.store
+    row = store.read_or_set_aside(teacher.key) or run(teacher, place)
+    try:
+        path = store.artefact(row, "logits.npy") if row.status == "ok" else None
+    except CorruptError as error:
+        store.set_aside(teacher.key, str(error))  # and train it again
+        row = run(teacher, place)
+        path = store.artefact(row, "logits.npy") if row.status == "ok" else None
+    if path is None:
+        label = teacher.teacher.label if teacher.teacher else ""
+        raise TeacherMissingError(f"its teacher {label} {row.status}: {row.reason}")
+    logits = np.load(path)
+    return TeacherOutput(
+        torch.from_numpy(logits).to(cell.device),
+        lambda: load_model(teacher, place),
+        lambda: _hidden(teacher, place),
+    )
+
+
+def load_model(cell: Cell, place: Place) -> Method:
+    """Rebuild a fitted method from its stored weights, in eval mode.
+
+    Raises:
+        CorruptError: the weights are missing or changed.
+    """
+    row = place.store.read(cell.key)
+    if row is None or row.status != "ok":
+        raise CorruptError(f"cell {cell.key} has no finished fit")
+    path = place.store.artefact(row, "weights.pt")
+    state = torch.load(path, map_location=cell.device, weights_only=True)
+    role, choice = ("student", cell.student) if cell.student else ("teacher", cell.teacher)
+    assert choice is not None
+    task = load_exam(cell, place).task(0, None, cell.device)
+    method = build(role, choice.name, dict(choice.config), task).to(cell.device)
+    method.load_state_dict(state)
+    return method.eval()
+
+
+@torch.no_grad()
+def _hidden(teacher: Cell, place: Place) -> Tensor:
+    seen = load_exam(teacher, place).seen.to(teacher.device)
+    return load_model(teacher, place).inference(seen).hidden
+
+
+# ---- scoring --------------------------------------------------------------------------------
+
+
+def _evaluate(
+    cell: Cell, place: Place, row: Row, draft: Path, exam: Exam, method: Method
+) -> None:
+    """Score every deployed variant; the first and only time that test labels are read."""
+    predictions = {}
+    reference = _teacher_predictions(cell, place)
+    for variant, model in method.deploy().items():
+        model.eval()
+        seen, unseen = predict(model, exam, cell.device)
+        numbers = {"params": float(model.num_parameters()), **_val_scores(exam, seen)}
+        if cell.evaluate_test:
+            scores, predicted = _test_scores(exam, seen, unseen, reference)
+            numbers.update(scores)
+            predictions[variant or "_"] = predicted.astype(np.int16)
+        numbers.update(cost.macs(model, deployed_graph(model, exam, cell.device)))
+        row.variants[variant] = numbers
+    if predictions:
+        np.savez(draft / "predictions.npz", **predictions)  # type: ignore[arg-type]
+
+
+def deployed_graph(model: Method, exam: Exam, device: str, *, seen: bool = False) -> Graph:
+    """Return the graph a shipped model works on: no labels, and no edges unless it uses them."""
+    graph = exam.seen if seen else exam.graph
+    graph = graph.replace(y=torch.full_like(graph.y, -1))
+    return (graph if model.graph_use == "inference" else graph.without_edges()).to(device)
+
+
+@torch.no_grad()
+def predict(model: Method, exam: Exam, device: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits of the observed nodes [n, C] and of the unseen test nodes [m, C].
+
+    Observed nodes are computed on the observed graph, unseen ones on the whole graph.
+    """
+    seen = model.inference(deployed_graph(model, exam, device, seen=True)).logits
+    if not len(exam.split.test_unseen):
+        return seen.cpu().numpy(), np.zeros((0, seen.shape[1]), np.float32)
+    whole = deployed_graph(model, exam, device)
+    unseen = model(whole, exam.split.test_unseen.to(device)).logits
+    return seen.cpu().numpy(), unseen.cpu().numpy()
+
+
+def _accuracy(exam: Exam, labels: np.ndarray, predictions: np.ndarray) -> float:
+    return (exam.accuracy or metrics.accuracy)(labels, predictions)
+
+
+def _val_scores(exam: Exam, seen: np.ndarray) -> dict[str, float]:
+    val = exam.split.val
+    predicted = seen[exam.seen_ids(val).numpy()].argmax(axis=1)
+    return {"val_accuracy": _accuracy(exam, exam.graph.y[val].numpy(), predicted)}
+
+
+def _test_scores(
+    exam: Exam, seen: np.ndarray, unseen: np.ndarray, reference: np.ndarray | None
+) -> tuple[dict[str, float], np.ndarray]:
+    """Return the test metrics and the predictions of the scored nodes, observed before unseen."""
+    split, setting = exam.split, exam.protocol.setting
+    observed = seen[exam.seen_ids(split.test_observed).numpy()]
+    parts = {"transductive": [observed], "production": [observed, unseen], "inductive": [unseen]}
+    ids = {
+        "transductive": [split.test_observed],
+        "production": [split.test_observed, split.test_unseen],
+        "inductive": [split.test_unseen],
+    }[setting]
+    logits = np.concatenate(parts[setting])
+    labels = exam.graph.y[torch.cat(ids)].numpy()
+    predicted = logits.argmax(axis=1)
+    scores: dict[str, float] = {}
+    if setting != "inductive":
+        n = len(split.test_observed)
+        scores["tran_accuracy"] = _accuracy(exam, labels[:n], predicted[:n])
+    if setting != "transductive":
+        n = len(split.test_unseen)
+        scores["ind_accuracy"] = _accuracy(exam, labels[-n:], predicted[-n:])
+    if setting == "production":
+        rate = exam.protocol.hidden_rate
+        mixed = (1 - rate) * scores["tran_accuracy"] + rate * scores["ind_accuracy"]
+        scores["prod_accuracy"] = mixed
+    main = {"transductive": "tran", "production": "prod", "inductive": "ind"}[setting]
+    scores["test_accuracy"] = scores[f"{main}_accuracy"]
+    scores["macro_f1"] = metrics.macro_f1(labels, predicted)
+    scores["ece"] = metrics.expected_calibration_error(labels, logits)
+    if reference is not None:
+        scores["agreement"] = metrics.agreement(predicted, reference)
+    return scores, predicted
+
+
+def _teacher_predictions(cell: Cell, place: Place) -> np.ndarray | None:
+    teacher = cell.teacher_cell
+    if teacher is None or not cell.evaluate_test:
+        return None
+    row = place.store.read(teacher.key)
+    assert row is not None
+    with np.load(place.store.artefact(row, "predictions.npz")) as file:
+        return np.asarray(file["_"], dtype=np.int64)
+
+
+def _save(draft: Path, log: FitLog, method: Method, exam: Exam | None, device: str) -> None:
+    """Write the artefacts of a fit; `exam` is given for a teacher, whose outputs are distilled."""
+    (draft / "history.json").write_text(json.dumps(log.history))
+    torch.save(method.state_dict(), draft / "weights.pt")
+    if exam is not None:
+        with torch.no_grad():
+            logits = method.inference(exam.seen.to(device)).logits
+        np.save(draft / "logits.npy", logits.cpu().numpy())
+
+
+# ---- cost, measured later and alone ---------------------------------------------------------
+
+
+def measure(row: Row, place: Place) -> dict[str, dict[str, float]]:
+    """Measure latency and energy of a finished cell's variants and store them beside its row."""
+    cell = from_data(row.cell)
+    exam = load_exam(cell, place)
+    found = {}
+    for variant, model in load_model(cell, place).deploy().items():
+        graph = deployed_graph(model, exam, cell.device)
+        found[variant] = cost.latency(model.eval(), graph)
+        found[variant]["cost_threads"] = float(place.threads)
+    place.store.write_cost(row.key, found)
+    return found
+
+
+# ---- provenance -----------------------------------------------------------------------------
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """Return what runs here: versions and, inside a checkout, the git commit."""
+    import numba
+
+    versions = {"torch": torch.__version__, "numpy": np.__version__, "numba": numba.__version__}
+    return {
+        "gkdbench": __version__,
+        "python": platform.python_version(),
+        **versions,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    if not (folder.parent / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+@functools.cache
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+def warm_up(place: Place) -> None:
+    """Get a process ready, so that no measured fit pays for it."""
+    kernels.set_threads(place.threads)
+    sparse.warm_up()

@@ -1,0 +1,243 @@
+"""MLflow: a mirror of the results folder, never the truth; the only importer of mlflow.
+
+Experiment = sweep; parent run = (dataset, split, setting, teacher, student) with the aggregates;
+child run = one cell. The store is sqlite in the results folder unless another URI is given. What is
+missing there, `replay` fills in from the results folder; what a store holds of rows that are gone
+is left alone, as others may write to it too.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import track_content as content
+from bench.cell import Cell
+from bench.results import Store
+from bench.track_content import Entry
+from bench.track_index import Child, Tracked, all_runs, children_of, entries, groups_asked, look
+from bench.track_store import (
+    TrackingError,
+    default_uri,
+    forget,
+    guarded,
+    is_remote,
+    needs_tracking,
+    planned,
+    prepared,
+    remember,
+    ui,
+)
+
+__all__ = ["Tracker", "TrackingError", "default_uri", "needs_tracking", "replay", "ui"]
+
+BLOCK = 900  # metrics in a log_batch: MLflow takes 1000 entities, of them 100 params
+
+
+class Tracker:
+    """Writes rows to a tracking store.
+
+    Raises:
+        TrackingError: here and in every method, when the store cannot be used.
+    """
+
+    def __init__(self, store: Store, uri: str | None = None) -> None:
+        self.store = store
+        self.uri = uri or default_uri(store.root)
+        self._sweeps: dict[str, Tracked] = {}
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+        with guarded(self.uri):
+            self._open()
+
+    def _open(self) -> None:
+        from mlflow.store.tracking import sqlalchemy_store  # noqa: F401  # slow: not in the lock
+        from mlflow.tracking import MlflowClient
+
+        with prepared(self.uri) as fresh:
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+            self.client = MlflowClient(self.uri, self.uri)
+            self.client.search_experiments(max_results=1)
+            if fresh:
+                forget(self.store, self.uri)
+
+    def log_rows(
+        self, sweep: str, keys: Sequence[str], *, cells: Mapping[str, Cell] | None = None
+    ) -> int:
+        """Track the rows of `keys` in the experiment `sweep`; what is tracked already stays.
+
+        Args:
+            sweep: the experiment.
+            keys: cells; those without a row are left out. Their teachers are tracked with them.
+            cells: the cells as this sweep labels them; by default as their rows do.
+
+        Returns:
+            How many runs were written.
+        """
+        with guarded(self.uri):
+            tracked = self._sweeps.pop(sweep, None) or self._look(sweep)
+            new = [e for e in entries(self.store, tracked, keys, cells or {}) if tracked.lacks(e)]
+            starts: dict[str, int] = {}
+            for entry in new:
+                starts[entry.group] = min(starts.get(entry.group, entry.times[0]), entry.times[0])
+            for entry in new:
+                if entry.group not in tracked.groups:
+                    self._create_group(tracked, sweep, entry, starts[entry.group])
+                self._log(tracked, sweep, entry)
+            self._relink(tracked)
+            self._sweeps[sweep] = tracked  # after an error it is looked at anew
+        return len(new)
+
+    def finish(self, sweep: str) -> None:
+        """Write the aggregates on the parent runs, end them, and note what is tracked."""
+        with guarded(self.uri):
+            tracked = self._sweeps.get(sweep) or self._look(sweep)
+            runs = {run.info.run_id: run for run in all_runs(self.client, tracked.id)}
+            asked = groups_asked(planned(self.store, sweep))
+            children = children_of(runs.values())
+            for name, run_id in list(tracked.groups.items()):
+                keys = {key for key, group in asked.items() if group == name}
+                family = children.get(run_id, {})
+                present = {k: run for k, run in family.items() if k in keys or not asked}
+                if present:  # else its cells belong to older plans
+                    self._finish_group(runs[run_id], present, keys)
+                elif not family:  # all of them were labelled anew
+                    self.client.delete_run(tracked.groups.pop(name))
+            remember(self.store, sweep, self.uri, tracked.stamps)
+
+    def log_files(self, sweep: str, paths: Iterable[str | Path]) -> None:
+        """Attach files (tables, figures) to the run "report" of the experiment `sweep`."""
+        with guarded(self.uri):
+            tracked = self._sweeps.get(sweep) or self._look(sweep)
+            if not tracked.report:
+                tags = {"gkdbench.kind": "report", "gkdbench.sweep": sweep, **content.SOURCE}
+                run = self.client.create_run(tracked.id, tags=tags, run_name="report")
+                tracked.report = run.info.run_id
+            for path in paths:
+                self.client.log_artifact(tracked.report, str(path))
+            self.client.set_terminated(tracked.report)
+            self._sweeps[sweep] = tracked
+
+    def _look(self, sweep: str) -> Tracked:
+        place = (self.store.root.resolve() / "mlartifacts" / sweep).as_uri()
+        where = None if is_remote(self.uri) else place  # a server has its own place
+        return look(self.client, sweep, where)
+
+    def _create_group(self, tracked: Tracked, sweep: str, entry: Entry, start: int) -> None:
+        from mlflow.entities import Param
+
+        labels = content.group_params(entry.cell)
+        tags = {"kind": "group", "group": entry.group, "sweep": sweep, **labels}
+        tags = {f"gkdbench.{k}": v for k, v in tags.items()} | content.SOURCE
+        run = self.client.create_run(tracked.id, start, tags, run_name=entry.group)
+        params = [Param(k, v) for k, v in labels.items()]
+        self.client.log_batch(run.info.run_id, params=params)
+        tracked.groups[entry.group] = run.info.run_id
+
+    def _log(self, tracked: Tracked, sweep: str, entry: Entry) -> None:
+        """Write one child run, in place of an older one of the same cell."""
+        row, (start, end) = entry.row, entry.times
+        if older := tracked.cells.pop(row.key, None):
+            self.client.delete_run(older.run_id)
+        tags = content.tags(entry, sweep) | {"mlflow.parentRunId": tracked.groups[entry.group]}
+        teacher = tracked.cells.get(row.teacher_key)
+        if teacher:
+            tags |= _taught_by(tracked, teacher)
+        run = self.client.create_run(tracked.id, start, tags, run_name=content.run_name(entry.cell))
+        run_id = run.info.run_id
+        self._log_numbers(run_id, entry)
+        self._log_dataset(run_id, entry.cell)
+        for name in ("row.json", "history.json"):  # row.json has the resolved configurations
+            if (entry.folder / name).is_file():
+                self.client.log_artifact(run_id, str(entry.folder / name))
+        self.client.set_terminated(run_id, content.run_status([row.status]), end)
+        taught = teacher.run_id if teacher else ""
+        tracked.cells[row.key] = Child(run_id, entry.digest, row.teacher_key, taught)
+
+    def _log_numbers(self, run_id: str, entry: Entry) -> None:
+        from mlflow.entities import Metric, Param
+
+        start, end = entry.times
+        history = self.store.history(entry.row.key)
+        metrics = [Metric(k, v, end, 0) for k, v in content.metrics(entry.row).items()]
+        metrics += [
+            Metric(name, value, start + round(share * (end - start)), epoch)
+            for name, epoch, value, share in content.curves(
+                history, entry.row.fit.get("best_epoch")
+            )
+        ]
+        params = [Param(k, v) for k, v in content.params(entry.cell).items()]
+        while metrics or params:
+            self.client.log_batch(run_id, metrics[:BLOCK], params[: 1000 - BLOCK])
+            metrics, params = metrics[BLOCK:], params[1000 - BLOCK :]
+
+    def _log_dataset(self, run_id: str, cell: Cell) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        asked = cell.protocol
+        source = json.dumps({"name": asked.dataset, "checksum": asked.checksum})
+        digest = asked.checksum.removeprefix("sha256:")[:32]  # MLflow takes 36 characters
+        dataset = Dataset(asked.dataset[:500], digest or "unknown", "local", source)
+        labels = {"mlflow.data.context": "training", "split": asked.split, "setting": asked.setting}
+        inputs = DatasetInput(dataset, [InputTag(k, v) for k, v in labels.items()])
+        self.client.log_inputs(run_id, [inputs])
+
+    def _relink(self, tracked: Tracked) -> None:
+        """Point students at the run of their teacher, where that is new."""
+        for child in tracked.cells.values():
+            teacher = tracked.cells.get(child.teacher_key)
+            if teacher and teacher.run_id != child.teacher_run_id:
+                for name, value in _taught_by(tracked, teacher).items():
+                    self.client.set_tag(child.run_id, name, value)
+                child.teacher_run_id = teacher.run_id
+
+    def _finish_group(self, parent: Any, children: Mapping[str, Any], asked: set[str]) -> None:
+        """Write what changed of a parent's aggregates, note, status and end."""
+        from mlflow.entities import Metric, RunTag
+
+        runs = sorted(children.values(), key=lambda run: str(run.info.run_name))
+        states = [run.data.tags["gkdbench.status"] for run in runs]
+        end = max(run.info.end_time for run in runs)
+        rows = zip(states, (run.data.metrics for run in runs), strict=True)
+        numbers = content.aggregates(rows, missing=len(asked - children.keys()))
+        reasons = [
+            f"{run.info.run_name}: {run.data.tags['gkdbench.reason'].splitlines()[0]}"
+            for run in runs
+            if run.data.tags.get("gkdbench.reason")
+        ]
+        note = content.note(parent.info.run_name, numbers, reasons)
+        # a later value must win over the one it corrects, whatever the age of the rows
+        at = int(time.time() * 1000) if parent.data.metrics else end
+        changed = {k: v for k, v in numbers.items() if parent.data.metrics.get(k) != v}
+        if changed or parent.data.tags.get("mlflow.note.content") != note:
+            metrics = [Metric(k, v, at, 0) for k, v in changed.items()]
+            self.client.log_batch(
+                parent.info.run_id, metrics, tags=[RunTag("mlflow.note.content", note)]
+            )
+        status = content.run_status(states)
+        if (parent.info.status, parent.info.end_time) != (status, end):
+            self.client.set_terminated(parent.info.run_id, status, end)
+
+
+def replay(store: Store, uri: str | None = None) -> dict[str, int]:
+    """Fill a tracking store from the results folder; return the runs written for each sweep.
+
+    What is there already stays, so an empty and an incomplete store end up the same.
+    """
+    tracker, counts = Tracker(store, uri), {}
+    for sweep in store.sweeps():
+        cells = planned(store, sweep)
+        counts[sweep] = tracker.log_rows(sweep, list(cells), cells=cells)
+        tracker.finish(sweep)
+    return counts
+
+
+def _taught_by(tracked: Tracked, teacher: Child) -> dict[str, str]:
+    """Return the tags that lead from a student's run to its teacher's, one of them clickable."""
+    link = f"#/experiments/{tracked.id}/runs/{teacher.run_id}"
+    return {
+        "gkdbench.teacher_run_id": teacher.run_id,
+        "mlflow.note.content": f"Taught by [its teacher's run]({link}).",
+    }

@@ -1,0 +1,193 @@
+"""Where runs are tracked, and what is there already; nothing here imports mlflow.
+
+    results/mlflow.db                     the default tracking store
+    results/tracked/<store>/<sweep>.json  the stamps (age and size) of the rows a store holds
+
+The stamps spare a finished sweep the import of mlflow. Losing them costs a second look, no more.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.cell import Cell, from_data
+from bench.results import Store
+
+LOCK_SECONDS = 120
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+STORE_MODULES = {"mlflow", "sqlalchemy", "alembic", "sqlite3", "requests", "urllib3"}
+
+
+class TrackingError(Exception):
+    """The tracking store cannot be used; the results are not affected."""
+
+
+def default_uri(root: str | Path) -> str:
+    """Return the URI of the tracking store inside a results folder."""
+    return f"sqlite:///{(Path(root).resolve() / 'mlflow.db').as_posix()}"
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a tracking server answers at this URI."""
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+@contextlib.contextmanager
+def guarded(uri: str) -> Iterator[None]:
+    """Turn what a store that is down or broken raises into a TrackingError, and soon."""
+    before = {name: os.environ.get(name) for name in PATIENCE}
+    os.environ.update({name: before[name] or value for name, value in PATIENCE.items()})
+    try:
+        yield
+    except Exception as error:
+        homes = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+        if not isinstance(error, OSError | ImportError) and not homes & STORE_MODULES:
+            raise
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise TrackingError(
+            f"the tracking store {_public(uri)} cannot be used ({why[:300].rstrip('.')}); "
+            "the results are kept, and `gkdbench track --replay` fills it in later"
+        ) from error
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def prepared(uri: str) -> Iterator[bool]:
+    """Hold the lock of a sqlite store, and say whether the store is new.
+
+    MLflow makes the tables of a new database without a lock, and retries a database that is down
+    for minutes: so one process at a time, and only where something answers.
+    """
+    parts = urlsplit(uri)
+    kind = parts.scheme.partition("+")[0]
+    if kind != "sqlite":
+        if kind in PORTS:
+            address = parts.hostname or "localhost", parts.port or PORTS[kind]
+            socket.create_connection(address, timeout=5).close()
+        yield False
+        return
+    from filelock import FileLock
+
+    path = _sqlite_path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
+        fresh = not path.is_file() or path.stat().st_size == 0
+        with contextlib.closing(sqlite3.connect(path, timeout=20)) as database:
+            database.execute("BEGIN IMMEDIATE")  # fails if this is no database, or is read-only
+            database.rollback()
+        yield fresh
+
+
+def ui(store: Store, uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> None:
+    """Serve MLflow's pages on the tracking store until interrupted.
+
+    Raises:
+        TrackingError: the port is taken, there is no store, or a server shows it already.
+    """
+    uri = uri or default_uri(store.root)
+    if is_remote(uri):
+        raise TrackingError(f"{_public(uri)} is a server: open it in a browser")
+    if uri.startswith("sqlite:") and not _sqlite_path(uri).is_file():
+        raise TrackingError(f"{_sqlite_path(uri)} is missing: `gkdbench track --replay` makes it")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise TrackingError(
+                f"port {port} on {host} cannot be used ({error.strerror}): give another one"
+            ) from error
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
+    command += ["--host", host, "--port", str(port)]
+    artifacts = (store.root.resolve() / "mlartifacts").as_uri()
+    quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with contextlib.suppress(KeyboardInterrupt):
+        done = subprocess.run([*command, "--default-artifact-root", artifacts], env=quiet)
+        if done.returncode:
+            raise TrackingError(f"MLflow's server ended with code {done.returncode}")
+
+
+# ---- what is tracked already -----------------------------------------------------------------
+
+
+def planned(store: Store, sweep: str) -> dict[str, Cell]:
+    """Return the cells of a sweep as it labels them, by key."""
+    plan = store.read_sweep(sweep) or {"cells": []}
+    return {item["key"]: from_data(item["cell"]) for item in plan["cells"]}
+
+
+def needs_tracking(
+    store: Store, sweep: str, keys: Sequence[str], uri: str | None = None
+) -> list[str]:
+    """Return the keys whose rows are not, or not as they are now, in the tracking store."""
+    uri = uri or default_uri(store.root)
+    here = not uri.startswith("sqlite:") or _sqlite_path(uri).is_file()
+    known = _known(store, sweep, uri) if here else {}
+    stamps = {key: stamp(store, key) for key in keys}
+    return [key for key, value in stamps.items() if value and known.get(key) != value]
+
+
+def remember(store: Store, sweep: str, uri: str, stamps: Mapping[str, str]) -> None:
+    """Note that the rows with these stamps are in the tracking store."""
+    known = {**_known(store, sweep, uri), **stamps}
+    path = _marks(store, uri) / f"{sweep}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    partial.write_text(json.dumps({"plan": _plan_stamp(store, sweep), "stamps": known}))
+    partial.replace(path)
+
+
+def forget(store: Store, uri: str) -> None:
+    """Drop all notes about a tracking store: it is new."""
+    shutil.rmtree(_marks(store, uri), ignore_errors=True)
+
+
+def stamp(store: Store, key: str) -> str:
+    """Tell whether a row's files changed, without reading them; "" where there is no row."""
+    found = []
+    for name in ("row.json", "cost.json"):
+        with contextlib.suppress(OSError):
+            stat = (store.folder(key) / name).stat()
+            found.append(f"{name[0]}{stat.st_mtime_ns}-{stat.st_size}")
+    return " ".join(found) if found and found[0].startswith("r") else ""
+
+
+def _known(store: Store, sweep: str, uri: str) -> dict[str, str]:
+    """Read the stamps noted for a sweep; none if the sweep's plan changed since."""
+    try:
+        data: dict[str, Any] = json.loads((_marks(store, uri) / f"{sweep}.json").read_text())
+        return dict(data["stamps"]) if data["plan"] == _plan_stamp(store, sweep) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _plan_stamp(store: Store, sweep: str) -> str:
+    path = store.root / "sweeps" / f"{sweep}.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _marks(store: Store, uri: str) -> Path:
+    return store.root / "tracked" / hashlib.sha256(uri.encode()).hexdigest()[:12]
+
+
+def _sqlite_path(uri: str) -> Path:
+    return Path(uri.partition("?")[0].removeprefix("sqlite:///")).absolute()
+
+
+def _public(uri: str) -> str:
+    """Return the URI without its password."""
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@") if password else uri

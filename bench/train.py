@@ -1,0 +1,123 @@
+"""The one training loop: batches, steps, early stopping on val, best state, history.
+
+The loop is a function, so a method may call it several times (warm-up, then train; once a stage).
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.graph import Task
+from bench.hparams import TrainConfig, derive_seed
+from bench.method import DivergedError, FitLog, Method, Step
+
+
+@contextmanager
+def seeded(seed: int, *purpose: object) -> Iterator[torch.Generator]:
+    """Seed torch's generators for a purpose, and put them back afterwards."""
+    value = derive_seed(seed, *purpose)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(value)
+        yield torch.Generator().manual_seed(value ^ 1)
+
+
+def fit(method: Method, task: Task, config: TrainConfig | None = None) -> FitLog:
+    """Train `method` on `task` with Adam.
+
+    With `selection="val"` (the default) every epoch is scored on the val nodes, a tie counts as an
+    improvement, training stops after `patience` epochs without one, and the best state is restored.
+    With `selection="last"` all epochs run, no val node is looked at, and the last state stays.
+
+    Args:
+        method: changed in place; left in eval mode.
+        task: what the method may see.
+        config: replaces `method.config` (for one phase of several).
+
+    Raises:
+        DivergedError: the loss of an epoch is not finite.
+    """
+    config = config or method.config
+    clock = {"train": 0.0, "validate": 0.0}
+    history: dict[str, list[float]] = {"epoch": [], "loss": []}
+    best = _Best(method, config.patience) if config.selection == "val" else None
+    fused = all(p.device.type in ("cpu", "cuda") for p in method.parameters())
+    optimizer = torch.optim.Adam(
+        method.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
+    )
+    with seeded(task.seed, "fit") as generator:
+        for epoch in range(config.max_epochs):
+            start = time.perf_counter()
+            loss = _epoch(method, task, optimizer, Step(epoch, config.max_epochs, generator))
+            history["epoch"].append(epoch)
+            history["loss"].append(loss)
+            middle = time.perf_counter()
+            clock["train"] += middle - start
+            if best is None:
+                continue
+            accuracy = validate(method, task)
+            history.setdefault("val_accuracy", []).append(accuracy)
+            stop = best.update(epoch, accuracy)
+            clock["validate"] += time.perf_counter() - middle
+            if stop:
+                break
+    if best is not None:
+        best.restore()
+    method.eval()
+    return FitLog(history, best.epoch if best else config.max_epochs - 1, clock)
+
+
+def _epoch(method: Method, task: Task, optimizer: torch.optim.Optimizer, step: Step) -> float:
+    """Run one epoch and return the mean loss of its batches."""
+    method.train()
+    method.begin_epoch(task, step)
+    total: Tensor | None = None
+    count = 0
+    for batch in method.batches(task, step):
+        loss = method.loss(task, batch, step)
+        if loss is not None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            value = loss.detach()
+            total = value if total is None else total + value
+            count += 1
+        if batch.ends_step:
+            for p in method.parameters():
+                if p.grad is None:  # a loss of None is an Adam step with a gradient of zero
+                    p.grad = torch.zeros_like(p)
+            optimizer.step()
+            optimizer.zero_grad()
+    mean = float(total) / count if total is not None else 0.0
+    if mean - mean != 0.0:  # NaN or infinite
+        raise DivergedError(step.epoch)
+    return mean
+
+
+@torch.no_grad()
+def validate(method: Method, task: Task) -> float:
+    """Return the accuracy on the val nodes, computed for these nodes only."""
+    method.eval()
+    return task.val_accuracy(method(task.graph, task.split.val).logits)
+
+
+class _Best:
+    """The best state so far, kept in place, and how long ago it was."""
+
+    def __init__(self, method: Method, patience: int) -> None:
+        self.method, self.patience = method, patience
+        self.epoch, self.accuracy = -1, -1.0
+        self.state: dict[str, Any] = {k: v.clone() for k, v in method.state_dict().items()}
+
+    def update(self, epoch: int, accuracy: float) -> bool:
+        """Keep the state if it is at least as good; return whether to stop."""
+        if accuracy >= self.accuracy:
+            self.epoch, self.accuracy = epoch, accuracy
+            for name, value in self.method.state_dict().items():
+                self.state[name].copy_(value)
+        return epoch - self.epoch >= self.patience
+
+    def restore(self) -> None:
+        """Put the best state back."""
+        self.method.load_state_dict(self.state)

@@ -1,0 +1,341 @@
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bench.reports
+from bench.reports import comparison, figures
+from bench.reports.blocks import blocks
+from bench.results import METRIC_COLUMNS, CorruptError, Store, frame, load, tidy
+from tests.records import make_row, plan_of, sweep
+
+DASH = "\N{EN DASH}"
+
+
+def table_of(rows, plan=None):
+    (block,) = blocks(frame(rows), plan_of(rows) if plan is None else plan)
+    return comparison.table_of(block)
+
+
+def cells(table, column="accuracy"):
+    """Label -> text of one column, with the marks."""
+    place = next(i for i, c in enumerate(table.columns) if c.head == column)
+    return {
+        (row.full_label or row.label): row.cells[place].text
+        + ("*" if row.cells[place].best else "")
+        + ("†" if row.cells[place].mark else "")
+        for row in table.rows
+        if row.cells
+    }
+
+
+def seeds(student, level, n=10, **options):
+    noise = np.random.default_rng(1).normal(0, 0.01, n)
+    return [make_row(student, s, round(level + noise[s], 4), **options) for s in range(n)]
+
+
+# ---- rows as a frame -----------------------------------------------------------------------
+
+
+def test_a_frame_has_tidys_columns_and_sensible_types():
+    rows, _ = sweep(2)
+    table = frame(rows)
+    assert list(table) == list(dict.fromkeys(k for record in tidy(rows) for k in record))
+    assert set(table[list(METRIC_COLUMNS)].dtypes.astype(str)) == {"float64"}
+    assert str(table["seed"].dtype) == "int64"
+    failed = table[table["status"] == "failed"]
+    assert failed["test_accuracy"].isna().all()
+    assert (table["teacher"] == "").sum() == 8
+
+
+def test_an_empty_frame_has_the_stable_columns():
+    assert {"dataset", "test_accuracy", "key", "reason"} <= set(frame([]))
+
+
+def test_load_names_corrupt_rows_and_leaves_them_out(tmp_path, caplog):
+    store = Store(tmp_path)
+    for row in (make_row("mlp", 0, 0.6), make_row("mlp", 1, 0.7)):
+        row.key = f"key{row.cell['seed']}"
+        with store.draft(row.key) as draft:
+            store.write(row, draft)
+    whole = load(tmp_path)
+    assert whole["test_accuracy"].tolist() == [0.6, 0.7]
+    assert load(tmp_path, ["key1", "absent"])["seed"].tolist() == [1]
+    path = store.folder("key0") / "row.json"
+    path.write_text(path.read_text().replace("0.6", "0.9"))
+    with pytest.raises(CorruptError):
+        store.read("key0")
+    rest = load(str(tmp_path))
+    assert rest["key"].tolist() == ["key1"]
+    assert len(rest.attrs["corrupt"]) == 1
+    assert "key0" in caplog.text
+
+
+# ---- what a table shows --------------------------------------------------------------------
+
+
+def test_a_block_lists_teachers_with_their_students_then_the_others():
+    rows, plan = sweep(2)
+    first = blocks(frame(rows), plan)[0]
+    assert [line.id for line in first.lines] == [
+        "sage:glnn",
+        "sage:glnn > glnn",
+        "sage:glnn > glnn-w4",
+        "gcn",
+        "gcn > glnn",
+        "gcn > glnn-w4",
+        "mlp",
+    ]
+    assert [b.protocol for b in blocks(frame(rows), plan)][1::2] == [
+        ("cpf-cora", "random", "production"),
+        ("cpf-citeseer", "random", "production"),
+    ]
+
+
+def test_the_order_of_rows_changes_nothing():
+    rows, plan = sweep()
+    shuffled = frame(rows).sample(frac=1, random_state=0)
+    assert comparison.text_table(shuffled, plan) == comparison.text_table(frame(rows), plan)
+    summary = comparison.summary(blocks(frame(rows), plan))
+    pd.testing.assert_frame_equal(summary, comparison.summary(blocks(shuffled, plan)))
+
+
+def test_means_deviations_and_counts_by_hand():
+    rows = [make_row("glnn", s, a) for s, a in enumerate((0.80, 0.82, 0.84))]
+    table = table_of([*rows, make_row("mlp", 0, 0.6, teacher="")])
+    assert cells(table) == {
+        "sage:glnn (teacher)": DASH,
+        "sage:glnn → glnn": "82.00 ± 2.00*",
+        "mlp": "60.00",
+    }
+    assert cells(table, "n")["sage:glnn → glnn"] == "3"
+    assert "fewer than 6 common seeds" in " ".join(table.notes)
+
+
+def test_the_best_student_is_bold_and_the_teacher_never():
+    best, worse = seeds("glnn", 0.81), seeds("krd", 0.79)
+    same = [make_row("rbm", s, r.variants[""]["test_accuracy"]) for s, r in enumerate(best)]
+    table = table_of([*seeds("", 0.9), *best, *same, *worse])
+    marks = cells(table)
+    assert marks["sage:glnn (teacher)"].startswith("9")
+    assert not marks["sage:glnn (teacher)"].endswith("*")
+    assert marks["sage:glnn → glnn"].endswith("*")
+    assert marks["sage:glnn → rbm"].endswith("†")
+    assert marks["sage:glnn → krd"][-1].isdigit()
+    assert "not significantly worse: sage:glnn → rbm." in table.notes[0]
+    assert "0 wins, 0 ties, 10 losses" in table.notes[1]
+
+
+def test_missing_and_failed_cells_are_visible():
+    rows = seeds("glnn", 0.8)
+    for row in rows[7:]:
+        row.status, row.variants, row.reason = "timeout", {}, "over 60 s"
+    skipped = [make_row("norm", s, status="skipped", reason="transductive only") for s in range(10)]
+    absent = plan_of(seeds("krd", 0.8))
+    table = table_of([*rows, *skipped], [*plan_of([*rows, *skipped]), *absent])
+    assert cells(table, "n")["sage:glnn → glnn"] == "7/10"
+    assert cells(table)["sage:glnn → norm"] == f"{DASH} (0/10) skipped"
+    assert cells(table)["sage:glnn → krd"] == f"{DASH} (0/10) missing"
+    notes = " ".join(table.notes)
+    assert "sage:glnn → glnn, 7 of 10 runs: 3 timeout: over 60 s." in notes
+    assert "sage:glnn → norm, 0 of 10 runs: 10 skipped: transductive only." in notes
+
+
+def test_variants_are_lines_of_their_own():
+    rows = [
+        make_row("progmlp", s, variants={k: {"test_accuracy": 0.7 + int(k) / 10} for k in "12"})
+        for s in range(3)
+    ]
+    rows.append(make_row("progmlp", 3, status="failed", reason="NaN"))
+    table = table_of(rows)
+    assert cells(table)["sage:glnn → progmlp@2"] == "90.00 ± 0.00*"
+    assert cells(table, "n")["sage:glnn → progmlp@1"] == "3/4"
+    assert len(table.rows) == 3
+
+
+def test_two_configurations_under_one_label_are_never_pooled():
+    low = seeds("glnn", 0.7, config={"dropout": 0.3, "lr": 0.01})
+    high = seeds("glnn", 0.8, config={"dropout": 0.6, "lr": 0.01})
+    other = seeds("glnn", 0.6, config={"dropout": 0.6, "lr": 0.01}, features="row")
+    table = table_of([*low, *high, *other])
+    assert list(cells(table))[1:] == [
+        "sage:glnn → glnn [dropout=0.3, features=raw]",
+        "sage:glnn → glnn [dropout=0.6, features=raw]",
+        "sage:glnn → glnn [dropout=0.6, features=row]",
+    ]
+    assert set(cells(table, "n").values()) == {"0", "10"}
+
+
+def test_the_plans_label_wins_over_the_recorded_one():
+    rows = seeds("glnn", 0.8)
+    plan = [{**cell, "student": name} for name in ("plain", "again") for cell in plan_of(rows)]
+    assert list(cells(table_of(rows, plan)))[1:] == ["sage:glnn → plain", "sage:glnn → again"]
+
+
+def test_repeated_seeds_are_paired_by_all_their_seeds():
+    rows = []
+    for student, level in (("glnn", 0.8), ("krd", 0.7)):
+        for split_seed in range(7):
+            row = make_row(student, 0, level + split_seed / 1000)
+            row.cell["split_seed"], row.key = split_seed, f"{row.key}-{split_seed}"
+            rows.append(row)
+    table = table_of(rows)
+    assert cells(table, "n")["sage:glnn → krd"] == "7"
+    assert "significantly better than every other student." in table.notes[0]
+
+
+def test_production_ranks_by_prod_and_a_fixed_split_says_so():
+    rows, plan = sweep(3)
+    table = comparison.table_of(blocks(frame(rows), plan)[1])
+    assert [c.head for c in table.columns][:4] == ["prod", "n", "tran", "ind"]
+    assert "share of hidden test nodes 0.2" in " ".join(table.notes)
+    fixed = table_of(seeds("glnn", 0.8, split="public", features="row"))
+    assert "The split is fixed: seeds vary only the initialisation." in fixed.notes
+    assert "Options: features row." in fixed.notes
+
+
+def test_columns_without_any_value_are_left_out():
+    table = table_of(seeds("glnn", 0.8))
+    assert [c.head for c in table.columns] == [
+        *("accuracy", "n", "fit", "memory", "published", "difference"),
+    ]
+    other = table_of(seeds("glnn", 0.8, dataset="synthetic"))
+    assert "published" not in [c.head for c in other.columns]
+
+
+def test_published_numbers_stand_beside_ours_with_the_difference():
+    rows = [make_row("glnn", s, 0.8054 + d) for s, d in enumerate((-0.01, 0.0, 0.01))]
+    table = table_of(rows)
+    assert cells(table, "published")["sage:glnn → glnn"] == "80.54 ± 1.35"
+    difference = cells(table, "difference")["sage:glnn → glnn"]
+    assert re.fullmatch(r"0\.00 \[\N{MINUS SIGN}\d\.\d\d, \+\d\.\d\d\]", difference)
+    (block,) = blocks(frame(rows), plan_of(rows))
+    further = comparison.tables_of(block)[1]
+    assert [cell.text for cell in further.rows[1].cells][::4] == ["accuracy", "VQGraph"]
+    sources = [note.split()[1] for note in table.notes if note.startswith("Published")]
+    assert sources == ["GLNN", "VQGraph"]
+
+
+def test_text_fits_the_terminal():
+    rows, plan = sweep()
+    for width in (80, 120):
+        text = comparison.text_table(frame(rows), plan, width)
+        assert max(map(len, text.splitlines())) <= width
+    assert comparison.text_table(frame([]), []) == "no cell yet\n"
+    assert "(0/1) missing" in comparison.text_table(frame([]), plan[:1])
+
+
+# ---- files ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    rows, plan = sweep()
+    rows[0].ran["git_commit"] = "fedcba987654"
+    rows[1].ran["git_dirty"] = True
+    out = tmp_path_factory.mktemp("report") / "deeper"
+    paths = comparison.write(
+        frame(rows), plan, out, title="a_b & 50 % <b>", provenance={"command": "gkdbench report"}
+    )
+    assert {path.parent for path in paths} == {out}
+    assert all(path.stat().st_size for path in paths)
+    return {path.name: path for path in paths}
+
+
+def test_every_file_is_written(report):
+    stems = [f"{name}.{kind}" for name in ("accuracy", *figures.COSTS) for kind in ("png", "svg")]
+    kinds = ("md", "tex", "csv", "html")
+    assert sorted(report) == sorted(
+        [*stems, *(f"comparison.{kind}" for kind in kinds), "comparison_standalone.tex"]
+    )
+
+
+def test_the_report_says_where_it_comes_from(report):
+    text = report["comparison.md"].read_text()
+    assert "Caution: the rows come from 2 commits: 0123456789, fedcba9876." in text
+    assert "Caution: some rows were made with uncommitted changes." in text
+    assert f"gkdbench {bench.__version__}; command gkdbench report." in text
+    assert "threads: 2" in text
+    assert "ddof 1" in text
+
+
+def test_the_csv_holds_raw_fractions(report):
+    table = pd.read_csv(report["comparison.csv"], keep_default_na=True)
+    assert len(table) == 4 * 7
+    assert table["test_accuracy_mean"].max() < 1
+    first = table.iloc[1]
+    assert (first["teacher"], first["student"], first["done"]) == ("sage:glnn", "glnn", 10)
+    assert first["published_mean"] == 0.8054
+    assert table["best"].sum() == 4
+
+
+def test_the_page_is_whole_and_needs_nothing_else(report):
+    seen, text = [], report["comparison.html"].read_text()
+
+    class Page(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            seen.append((tag, dict(attrs)))
+
+    Page().feed(text)
+    tags = [tag for tag, _ in seen]
+    assert "script" not in tags
+    assert "link" not in tags
+    images = [attrs["src"] for tag, attrs in seen if tag == "img"]
+    assert len(images) == 3
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in images)
+    assert "a_b &amp; 50 % &lt;b&gt;" in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_latex_compiles(report, tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    for name in ("comparison.tex", "comparison_standalone.tex"):
+        shutil.copy(report[name], tmp_path)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "comparison_standalone"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+
+
+def test_the_same_rows_give_the_same_figures(report, tmp_path):
+    rows, plan = sweep()
+    comparison_figures = figures.draw(blocks(frame(rows), plan)[:1], tmp_path / "")
+    again = [path.read_bytes() for path in comparison_figures if path.suffix == ".svg"]
+    figures.draw(blocks(frame(rows), plan)[:1], tmp_path)
+    assert again == [p.read_bytes() for p in comparison_figures if p.suffix == ".svg"]
+
+
+def test_far_off_methods_do_not_flatten_a_panel():
+    rows, plan = sweep()
+    (block, *_) = blocks(frame(rows), plan)
+    lines = list(block.lines)
+    assert 0.7 < figures._floor(block, lines) < 0.8
+    assert figures._floor(block, lines[:3]) == -np.inf
+    assert figures._floor(block, lines[-1:]) == -np.inf
+
+
+def test_a_report_of_nothing_is_written(tmp_path):
+    paths = comparison.write(frame([]), [], tmp_path, title="empty")
+    assert not [path for path in paths if path.suffix in (".png", ".svg")]
+    _, plan = sweep(1)
+    paths = comparison.write(frame([]), plan, tmp_path, title="planned")
+    assert "(0/1) missing" in (tmp_path / "comparison.md").read_text()
+
+
+def test_reports_import_only_what_they_may():
+    allowed = {"results", "stats", "tables", "metrics", "published", "reports"}
+    for path in Path(bench.reports.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bench"):
+                parts = node.module.split(".")[1:] or [alias.name for alias in node.names]
+                assert parts[0] in allowed, path
+    code = "import sys, bench.reports.comparison, bench.reports.figures; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
