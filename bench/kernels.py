@@ -131,7 +131,9 @@ def relu_dropout(h, keep_below, scale, seed, out):  # type: ignore[no-untyped-de
             bits = np.uint32(np.uint32(bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
             bits = np.uint32(bits ^ (bits >> np.uint32(16)))
             value = h[i, k]
-            out[i, k] = value * scale if (value > 0.0) & (bits < keep_below) else np.float32(0.0)
+            # Not `value > 0`: a NaN must pass, or a fit that diverged would look finite.
+            dropped = (value <= 0.0) | (bits >= keep_below)
+            out[i, k] = np.float32(0.0) if dropped else value * scale
 
 
 @_jit

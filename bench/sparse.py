@@ -8,6 +8,7 @@ Shapes: A is [R, C] in compressed rows, B is [C, H] dense, the product is [R, H]
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -216,8 +217,10 @@ def _product(a: CSR, b: Tensor) -> Tensor:
 
 
 def _torch_csr(a: CSR, like: Tensor) -> Tensor:
-    values = a.values.to(like.dtype)
-    return torch.sparse_csr_tensor(a.indptr, a.indices.long(), values, a.shape)
+    parts = (a.indptr, a.indices.long(), a.values.to(like.dtype))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(*parts, a.shape, check_invariants=False)
 
 
 class _GatherSpmm(torch.autograd.Function):

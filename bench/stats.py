@@ -173,7 +173,7 @@ def against_best(methods: Mapping[str, Runs]) -> Verdict:
     others = {name: paired(methods[best], methods[name]) for name in spreads if name != best}
     sizes = {name: len(d) for name, d in others.items() if len(d) >= MIN_PAIRS}
     if not others:
-        return Verdict(best, {}, "a single student")
+        return Verdict(best, {}, "nothing to compare")
     if not sizes:
         return Verdict(best, {}, f"fewer than {MIN_PAIRS} common seeds")
     m, n = len(sizes), max(sizes.values())

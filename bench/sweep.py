@@ -1,25 +1,35 @@
 """Sweeps: a YAML file (or the command line's options) becomes the list of cells it asks for.
 
-Every mistake in a file is refused with its line. Numbers follow YAML 1.2, so `1e-7` is a number.
+Every mistake is refused, with the file and the line where it stands.
 """
 
+import contextlib
 import itertools
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bench import data, registry
 from bench.cell import Cell, Choice, Protocol
 from bench.hparams import nearest, unknown
+from bench.sweep_file import MistakeError, Origin, parse, scalar
 
 SPLITS = ("public", "random", "official", "ratio", "default")
 SETTINGS = ("transductive", "production", "inductive")
-
-
+MAX_SEED = 2**31 - 1
+MAX_SEEDS = 10_000
 _AXES = ("datasets", "splits", "settings", "teachers", "students")
 
 
@@ -32,10 +42,22 @@ class Entry(BaseModel):
     label: str = ""
     config: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("label")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if value != value.strip() or not value.isprintable():
+            raise ValueError(f"label {value!r} is not one printable line without outer spaces")
+        return value
+
     @property
     def shown(self) -> str:
         """The label in tables."""
         return self.label or self.name
+
+    @property
+    def method(self) -> str:
+        """The name without its preset."""
+        return self.name.partition(":")[0]
 
 
 class Sweep(BaseModel):
@@ -51,8 +73,8 @@ class Sweep(BaseModel):
     teachers: list[Entry] | None = Field(default=None, min_length=1)
     students: list[Entry] | None = Field(default=None, min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)
-    split_seed: int | None = None  # one split for all seeds
-    teacher_seed: int | None = None  # one teacher for all seeds
+    split_seed: int | None = Field(default=None, ge=0, le=MAX_SEED)  # one split for all seeds
+    teacher_seed: int | None = Field(default=None, ge=0, le=MAX_SEED)  # one teacher for all seeds
     features: Literal["auto", "raw", "row"] = "auto"  # auto: row on a public split, else raw
     self_loops: bool = True
     hidden_rate: float = Field(default=0.2, gt=0.0, le=1.0)
@@ -60,15 +82,25 @@ class Sweep(BaseModel):
     device: Literal["cpu", "cuda"] = "cpu"
     cost_seeds: int = Field(default=3, ge=0)  # latency is measured for the first so many seeds
 
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w .+-]{0,99}", value) or value[-1] in " .":
+            raise ValueError(f"name '{value}' also names files: letters, digits, space and . _ + -")
+        return value
+
     @field_validator("datasets", "splits", "settings", "teachers", "students", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        """Accept one name where a list is meant, and a bare name where an entry is meant."""
+        """Accept one name where a list is meant."""
         return [value] if isinstance(value, str | dict) else value
 
     @field_validator("teachers", "students", mode="before")
     @classmethod
     def _names_are_entries(cls, value: Any) -> Any:
+        """Accept a bare name where an entry is meant."""
         if not isinstance(value, list):
             return value
         return [{"name": v} if isinstance(v, str) else v for v in value]
@@ -78,23 +110,31 @@ class Sweep(BaseModel):
     def _ranges(cls, value: Any) -> Any:
         return parse_seeds(value)
 
+    @field_validator("seeds")
+    @classmethod
+    def _bounded(cls, value: list[int]) -> list[int]:
+        for position, seed in enumerate(value):
+            if not 0 <= seed <= MAX_SEED:
+                raise MistakeError(f"seed {seed} is not between 0 and {MAX_SEED}", position)
+        return value
+
     @field_validator("splits", "settings")
     @classmethod
     def _known(cls, value: list[str], info: Any) -> list[str]:
         known = SPLITS if info.field_name == "splits" else SETTINGS
-        for name in value:
+        for position, name in enumerate(value):
             if name not in known:
-                raise unknown(info.field_name[:-1], name, known)
+                raise MistakeError(str(unknown(info.field_name[:-1], name, known)), position)
         return value
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> "Sweep":
-        for axis in ("datasets", "splits", "settings", "seeds", "teachers", "students"):
+        for axis in (*_AXES, "seeds"):
             values = [v.shown if isinstance(v, Entry) else v for v in getattr(self, axis) or []]
-            twice = {v for v in values if values.count(v) > 1}
-            if twice:
-                hint = "; give each its own `label`" if axis in ("teachers", "students") else ""
-                raise ValueError(f"{axis}: '{twice.pop()}' stands there twice{hint}")
+            for position, value in enumerate(values):
+                if value in values[:position]:
+                    hint = "; give each its own `label`" if axis in _AXES[-2:] else ""
+                    raise MistakeError(f"'{value}' stands twice in {axis}{hint}", axis, position)
         if not self.teachers and not self.students:
             raise ValueError("a sweep needs teachers, students or both; it has neither")
         return self
@@ -109,41 +149,16 @@ def parse_seeds(value: Any) -> Any:
     seeds: list[int] = []
     for part in value.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if not match or (match[2] and int(match[2]) < int(match[1])):
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
             raise ValueError(f"seeds '{value}' cannot be read; write 0-9, or 0,2,5-7, or a list")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+        if last - first >= MAX_SEEDS:
+            raise ValueError(f"seeds '{value}' are more than {MAX_SEEDS:,}; give fewer")
+        seeds += range(first, last + 1)
     return seeds
 
 
 # ---- reading --------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers; a key that stands twice is refused."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise ValueError(f"line {line}: key '{key}' stands there twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {  # before YAML 1.2, `1e-7` is text and `no` is false
-    first: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] not in ("bool", "float")]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
@@ -157,95 +172,100 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
         raise FileNotFoundError(f"there is no sweep file {path}{near}")
-    text = path.read_text()
     try:
-        content = yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ValueError(f"{path}, line {line}: not valid YAML: {error.problem}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}, {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a sweep is a mapping of keys to values, this is not one")
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8") from error
+    content, origin = parse(text, str(path))
     content.setdefault("name", path.stem)
-    _override(content, overrides)
-    return make(content, str(path), yaml.compose(text, _Loader))
+    _override(content, overrides, origin)
+    return make(content, origin)
 
 
 def from_overrides(texts: Iterable[str]) -> Sweep:
     """Make a sweep of `key=value` texts alone."""
     content: dict[str, Any] = {"name": "adhoc"}
-    _override(content, texts)
-    return make(content, "command line")
+    origin = Origin("command line")
+    _override(content, texts, origin)
+    return make(content, origin)
 
 
-def make(content: Mapping[str, Any], source: str, lines: Any = None) -> Sweep:
-    """Check plain data and make a Sweep of it; `lines` is the YAML node tree it came from."""
+def make(content: Mapping[str, Any], origin: Origin | None = None) -> Sweep:
+    """Check plain data and make a Sweep of it.
+
+    Raises:
+        ValueError: says what is wrong, and where as far as `origin` knows.
+    """
+    origin = origin or Origin()
     try:
-        return Sweep(**content)
+        sweep = Sweep.model_validate(dict(content))
     except ValidationError as error:
         first = error.errors()[0]
-        where = list(first["loc"])
-        line = _line(lines, where)
-        place = f"{source}, line {line}" if line else source
-        raise ValueError(f"{place}: {_sentence(first, where)}") from error
+        where = [*first["loc"], *getattr(first.get("ctx", {}).get("error"), "where", ())]
+        raise ValueError(f"{origin.place(where)}: {_sentence(first)}") from error
+    sweep._origin = origin
+    return sweep
 
 
-def _sentence(error: Any, where: list[Any]) -> str:
+_WANTED = {
+    "list_type": "give a list",
+    "dict_type": "give a mapping of keys to values",
+    "model_type": "give a name, or a mapping with the key `name`",
+    "string_type": "give text",
+    "int_type": "give a whole number",
+    "float_type": "give a number",
+    "bool_type": "give true or false",
+}
+
+
+def _sentence(error: Any) -> str:
     """Turn a pydantic error into one sentence."""
-    keys = [str(k) for k in where]
-    name = ".".join(keys)
+    where = error["loc"]
+    name = ".".join(str(key) for key in where)
     if error["type"] == "extra_forbidden":
-        model = Entry if len(keys) > 1 else Sweep
-        known = sorted(model.model_fields)
-        near = nearest(keys[-1], known)
-        return f"unknown key '{keys[-1]}'{near} known: {', '.join(known)}"
+        model = Entry if len(where) > 1 else Sweep
+        return str(unknown("key", where[-1], model.model_fields))
     if error["type"] == "missing":
         return f"key '{name}' is missing"
     if error["type"] == "too_short":
         return f"{name} is empty; give at least one, or leave the key out"
-    message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
-        return str(message)
-    return f"{name} is {error['input']!r}; {message[0].lower() + message[1:]}"
+        return str(error["ctx"]["error"])
+    wanted = _WANTED.get(error["type"]) or error["msg"].replace("Input", "it", 1)
+    return f"{name} is {reprlib.repr(error['input'])}; {wanted}"
 
 
-def _line(node: Any, where: list[Any]) -> int | None:
-    """Find the line of the value at a path in a YAML node tree."""
-    if node is None:
-        return None
-    line: int = node.start_mark.line + 1
-    for step in where:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(k, v) for k, v in node.value if k.value == str(step)]
-            if not pairs:
-                return line
-            line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _override(content: dict[str, Any], overrides: Iterable[str]) -> None:
+def _override(content: dict[str, Any], overrides: Iterable[str], origin: Origin) -> None:
     """Apply `key=value` (a key of the sweep) and `method.key=value` (a hyper-parameter)."""
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals or not key:
-            raise ValueError(f"override '{text}' cannot be read; write key=value or method.key=value")
-        value = yaml.load(raw, _Loader) if raw else None
+            raise ValueError(
+                f"override '{text}' cannot be read; write key=value or method.key=value"
+            )
+        try:
+            value = scalar(raw)
+        except ValueError as error:
+            raise ValueError(f"override '{text}' cannot be read: {error}") from error
         if value is None:
             raise ValueError(f"override '{text}' has no value")
         method, dot, hyper = key.rpartition(".")
-        if dot:
-            content.setdefault("config", {}).setdefault(method, {})[hyper] = value
-        else:
+        if not dot:
             content[key] = _listed(value) if key in _AXES else value
+            origin.given.append((key,))
+            continue
+        config = content.setdefault("config", {})
+        if not isinstance(config, dict) or not isinstance(config.setdefault(method, {}), dict):
+            raise ValueError(f"{origin.place(['config', method])}: config is not a mapping")
+        config[method][hyper] = value
+        origin.given.append(("config", method, hyper))
 
 
 def _listed(value: Any) -> Any:
     """Split the commas of a text (`students=mlp,glnn`), not those of a dataset's parameters."""
-    return re.split(r",(?![a-z_]+=)", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return [name.strip() for name in re.split(r",(?!\s*[a-z_]+\s*=)", value)]
 
 
 # ---- expansion ------------------------------------------------------------------------------
@@ -260,49 +280,86 @@ def expand(sweep: Sweep, data_root: Path) -> list[Cell]:
         ValueError: an unknown name or key, or a split that a dataset does not have.
         FileNotFoundError: a dataset's files are missing.
     """
+    try:
+        return _distinct(sweep, list(_cells(sweep, data_root)))
+    except MistakeError as error:
+        raise ValueError(f"{sweep._origin.place(error.where)}: {error}") from error
+
+
+def _cells(sweep: Sweep, data_root: Path) -> Iterator[Cell]:
     entries = [*(sweep.teachers or []), *(sweep.students or [])]
-    labels = {e.shown for e in entries} | {e.name.partition(":")[0] for e in entries}
+    labels = {e.shown for e in entries} | {e.method for e in entries}
     for target in sweep.config:
         if target not in labels:
-            raise unknown("method in `config` of the sweep", target, labels)
-    cells: list[Cell] = []
+            known = f"this sweep has: {', '.join(sorted(labels))}"
+            near = nearest(target, labels) or ";"
+            raise MistakeError(f"config names no method '{target}'{near} {known}", "config", target)
     for protocol in _protocols(sweep, data_root):
         for teacher, student in _pairs(sweep, protocol):
             for seed in sweep.seeds:
                 split_seed = seed if sweep.split_seed is None else sweep.split_seed
                 teacher_seed = seed if sweep.teacher_seed is None else sweep.teacher_seed
                 own = seed if student else teacher_seed
-                cell = Cell(protocol, teacher, student, own, split_seed, teacher_seed, sweep.device)
-                cells.append(cell)
-    return _distinct(cells)
+                yield Cell(protocol, teacher, student, own, split_seed, teacher_seed, sweep.device)
 
 
-def _distinct(cells: list[Cell]) -> list[Cell]:
+def _distinct(sweep: Sweep, cells: list[Cell]) -> list[Cell]:
     """Drop repetitions (one teacher for all seeds); refuse two labels for one question."""
     first: dict[str, Cell] = {}
     for cell in cells:
         other = first.setdefault(cell.key, cell)
-        if other.group != cell.group:
-            names = [(c.student or c.teacher).label for c in (other, cell)]  # type: ignore[union-attr]
-            raise ValueError(
-                f"'{names[0]}' and '{names[1]}' have the same configuration on "
-                f"{cell.protocol.dataset}; leave one out, or change its `config`"
+        if other.group == cell.group:
+            continue
+        if other.protocol.dataset != cell.protocol.dataset:
+            names = [other.protocol.dataset, cell.protocol.dataset]
+            where: tuple[Any, ...] = ("datasets", sweep.datasets.index(names[1]))
+            raise MistakeError(
+                f"'{names[0]}' and '{names[1]}' are the same data; leave one out", *where
             )
+        role, names = _differing(other, cell)
+        entries = [entry.shown for entry in getattr(sweep, role)]
+        raise MistakeError(
+            f"'{names[0]}' and '{names[1]}' have the same configuration on "
+            f"{cell.protocol.dataset}; leave one out, or change its `config`",
+            *(role, entries.index(names[1])),
+        )
     return list(first.values())
 
 
+def _differing(one: Cell, other: Cell) -> tuple[str, list[str]]:
+    """Tell which axis labels two cells differently, and how."""
+    teachers = [cell.teacher.label if cell.teacher else "" for cell in (one, other)]
+    if teachers[0] != teachers[1]:
+        return "teachers", teachers
+    return "students", [cell.student.label if cell.student else "" for cell in (one, other)]
+
+
+@contextlib.contextmanager
+def _at(*where: Any) -> Iterator[None]:
+    """Tell where in the sweep a mistake stands."""
+    try:
+        yield
+    except MistakeError:
+        raise
+    except ValueError as error:
+        raise MistakeError(str(error), *where) from error
+
+
 def _protocols(sweep: Sweep, data_root: Path) -> Iterator[Protocol]:
-    for dataset, split in itertools.product(sweep.datasets, sweep.splits):
-        module = registry.dataset_module(dataset)
+    numbered = (enumerate(sweep.datasets), enumerate(sweep.splits))
+    for (position, dataset), (place, split) in itertools.product(*numbered):
+        with _at("datasets", position):
+            module = registry.dataset_module(dataset)
+            checksum = data.dataset_checksum(module, dataset, data_root)
         shipped = registry.datasets()[dataset.partition(":")[0]]["splits"]
         chosen = split if split != "default" else (*shipped, "random")[0]
         if chosen in ("public", "official") and chosen not in shipped:
             able = ", ".join([*shipped, "random", "ratio"])
-            raise ValueError(f"dataset '{dataset}' has no split '{chosen}'; it can use: {able}")
+            message = f"dataset '{dataset}' has no split '{chosen}'; it can use: {able}"
+            raise MistakeError(message, "splits", place)
         features = sweep.features
         if features == "auto":
             features = "row" if chosen == "public" else "raw"
-        checksum = data.dataset_checksum(module, dataset, data_root)
         for setting in sweep.settings:
             # The rate decides nothing where nothing, or everything, is hidden.
             hides = setting == "production" or (setting == "inductive" and chosen != "public")
@@ -312,32 +369,50 @@ def _protocols(sweep: Sweep, data_root: Path) -> Iterator[Protocol]:
 
 def _pairs(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[Choice | None, Choice | None]]:
     """Yield (teacher, None), then (teacher, student) and (None, student without teacher)."""
-    teachers = [_choice("teacher", e, sweep, protocol, None) for e in sweep.teachers or []]
+    named = enumerate(sweep.teachers or [])
+    teachers = [_choice("teacher", i, e, sweep, protocol, None) for i, e in named]
     yield from ((teacher, None) for teacher in teachers)
-    for entry in sweep.students or []:
-        name = entry.name.partition(":")[0]
-        if not registry.load_method("student", name).needs_teacher:
-            yield None, _choice("student", entry, sweep, protocol, None)
-            continue
-        if not teachers:
-            raise ValueError(f"student '{entry.name}' needs a teacher, and the sweep names none")
-        for teacher in teachers:
-            yield teacher, _choice("student", entry, sweep, protocol, teacher)
+    for position, entry in enumerate(sweep.students or []):
+        with _at("students", position):
+            needs_teacher = registry.load_method("student", entry.method).needs_teacher
+            if needs_teacher and not teachers:
+                raise ValueError(
+                    f"student '{entry.name}' needs a teacher, and the sweep names none"
+                )
+        for teacher in teachers if needs_teacher else [None]:
+            yield teacher, _choice("student", position, entry, sweep, protocol, teacher)
 
 
 def _choice(
-    role: str, entry: Entry, sweep: Sweep, protocol: Protocol, teacher: Choice | None
+    role: str,
+    position: int,
+    entry: Entry,
+    sweep: Sweep,
+    protocol: Protocol,
+    teacher: Choice | None,
 ) -> Choice:
-    name = entry.name.partition(":")[0]
-    overrides = {
-        **entry.config,
-        **sweep.config.get(name, {}),
-        **(sweep.config.get(entry.shown, {}) if entry.shown != name else {}),
+    """Resolve an entry: its method's `config`, its own over it, its label's over both."""
+    own = f"{role}s", position
+    parts = {
+        ("config", entry.method): sweep.config.get(entry.method, {}),
+        (*own, "config"): entry.config,
+        ("config", entry.shown): sweep.config.get(entry.shown, {}),
     }
+    if entry.shown == entry.method:  # the label's, too: moved behind the entry's own
+        del parts["config", entry.method]
+        parts["config", entry.shown] = sweep.config.get(entry.shown, {})
     where = {
         "dataset": protocol.dataset.partition(":")[0],
         "split": protocol.split,
         "setting": protocol.setting,
         "teacher": teacher.name if teacher else "",
     }
-    return Choice(entry.shown, name, registry.configure(role, entry.name, overrides, where))
+    with _at(*own):
+        registry.configure(role, entry.name, {}, where)
+    for path, values in parts.items():
+        for key, value in values.items():
+            with _at(*path, key):
+                registry.configure(role, entry.name, {key: value}, where)
+    merged = {key: value for values in parts.values() for key, value in values.items()}
+    config = registry.configure(role, entry.name, merged, where)
+    return Choice(entry.shown, entry.method, config)

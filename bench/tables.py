@@ -203,7 +203,6 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
     "[": "{[}",  # after a row's \\ a bracket would be its optional argument
     "±": r"$\pm$",
     "†": r"\dag{}",
@@ -217,9 +216,13 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Escape text for LaTeX; characters pdflatex does not know become "?"."""
-    known = (_LATEX.get(c, c if 31 < ord(c) < 256 else "?") for c in " ".join(text.split()))
-    return "".join(known)
+    """Escape text for LaTeX; what pdflatex does not know in any font encoding becomes "?"."""
+    return "".join(_LATEX.get(c, c if _typesettable(c) else "?") for c in " ".join(text.split()))
+
+
+def _typesettable(c: str) -> bool:
+    """Printable ASCII, and the accented letters of western Europe."""
+    return 31 < ord(c) < 127 or ("À" <= c <= "ÿ" and c.isalpha() and c not in "ÐðÞþ")
 
 
 def plain(table: Table, width: int = 120) -> str:

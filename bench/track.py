@@ -18,7 +18,16 @@ from bench import track_content as content
 from bench.cell import Cell
 from bench.results import Store
 from bench.track_content import Entry
-from bench.track_index import Child, Tracked, all_runs, children_of, entries, groups_asked, look
+from bench.track_index import (
+    Child,
+    Tracked,
+    all_runs,
+    children_of,
+    entries,
+    groups_asked,
+    look,
+    read_row,
+)
 from bench.track_store import (
     TrackingError,
     default_uri,
@@ -134,6 +143,7 @@ class Tracker:
         run = self.client.create_run(tracked.id, start, tags, run_name=entry.group)
         params = [Param(k, v) for k, v in labels.items()]
         self.client.log_batch(run.info.run_id, params=params)
+        self._log_dataset(run.info.run_id, entry.cell)
         tracked.groups[entry.group] = run.info.run_id
 
     def _log(self, tracked: Tracked, sweep: str, entry: Entry) -> None:
@@ -143,8 +153,7 @@ class Tracker:
             self.client.delete_run(older.run_id)
         tags = content.tags(entry, sweep) | {"mlflow.parentRunId": tracked.groups[entry.group]}
         teacher = tracked.cells.get(row.teacher_key)
-        if teacher:
-            tags |= _taught_by(tracked, teacher)
+        tags |= tracked.notes(row, teacher)
         run = self.client.create_run(tracked.id, start, tags, run_name=content.run_name(entry.cell))
         run_id = run.info.run_id
         self._log_numbers(run_id, entry)
@@ -178,7 +187,7 @@ class Tracker:
 
         asked = cell.protocol
         source = json.dumps({"name": asked.dataset, "checksum": asked.checksum})
-        digest = asked.checksum.removeprefix("sha256:")[:32]  # MLflow takes 36 characters
+        digest = asked.checksum.removeprefix("sha256:")[:16]  # MLflow takes 36, its table shows 20
         dataset = Dataset(asked.dataset[:500], digest or "unknown", "local", source)
         labels = {"mlflow.data.context": "training", "split": asked.split, "setting": asked.setting}
         inputs = DatasetInput(dataset, [InputTag(k, v) for k, v in labels.items()])
@@ -186,10 +195,15 @@ class Tracker:
 
     def _relink(self, tracked: Tracked) -> None:
         """Point students at the run of their teacher, where that is new."""
-        for child in tracked.cells.values():
+        for key, child in tracked.cells.items():
             teacher = tracked.cells.get(child.teacher_key)
-            if teacher and teacher.run_id != child.teacher_run_id:
-                for name, value in _taught_by(tracked, teacher).items():
+            row = (
+                read_row(self.store, key)
+                if teacher and teacher.run_id != child.teacher_run_id
+                else None
+            )
+            if teacher and row:
+                for name, value in tracked.notes(row, teacher).items():
                     self.client.set_tag(child.run_id, name, value)
                 child.teacher_run_id = teacher.run_id
 
@@ -203,11 +217,12 @@ class Tracker:
         rows = zip(states, (run.data.metrics for run in runs), strict=True)
         numbers = content.aggregates(rows, missing=len(asked - children.keys()))
         reasons = [
-            f"{run.info.run_name}: {run.data.tags['gkdbench.reason'].splitlines()[0]}"
+            f"{run.info.run_name.partition(':')[0]}: "
+            + content.first_line(run.data.tags["gkdbench.reason"])
             for run in runs
             if run.data.tags.get("gkdbench.reason")
         ]
-        note = content.note(parent.info.run_name, numbers, reasons)
+        note = content.note(numbers, reasons)
         # a later value must win over the one it corrects, whatever the age of the rows
         at = int(time.time() * 1000) if parent.data.metrics else end
         changed = {k: v for k, v in numbers.items() if parent.data.metrics.get(k) != v}
@@ -232,12 +247,3 @@ def replay(store: Store, uri: str | None = None) -> dict[str, int]:
         counts[sweep] = tracker.log_rows(sweep, list(cells), cells=cells)
         tracker.finish(sweep)
     return counts
-
-
-def _taught_by(tracked: Tracked, teacher: Child) -> dict[str, str]:
-    """Return the tags that lead from a student's run to its teacher's, one of them clickable."""
-    link = f"#/experiments/{tracked.id}/runs/{teacher.run_id}"
-    return {
-        "gkdbench.teacher_run_id": teacher.run_id,
-        "mlflow.note.content": f"Taught by [its teacher's run]({link}).",
-    }

@@ -43,7 +43,7 @@ class Entry:
     def digest(self) -> str:
         """Identify the content: an entry tracked with the same digest needs no second run."""
         content = json.dumps([self.row.__dict__, self.cell.describe()], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @cached_property
     def times(self) -> tuple[int, int]:
@@ -62,19 +62,22 @@ class Entry:
 
 
 def group_name(cell: Cell) -> str:
-    """Name the parent run: "cora / random / transductive / sage:glnn -> glnn"."""
+    """Name the parent run: "glnn on cora / random / transductive from sage:glnn".
+
+    What differs comes first: MLflow's run table shows about 16 characters.
+    """
     *place, teacher, student = cell.group
-    pair = f"{teacher} -> {student}" if teacher and student else student or f"{teacher} (teacher)"
-    return " / ".join([*place, pair])
+    origin = f" from {teacher}" if teacher and student else "" if student else " (teacher)"
+    return f"{student or teacher} on {' / '.join(place)}{origin}"
 
 
 def run_name(cell: Cell) -> str:
-    """Name a child run: "seed 0: glnn", with the other seeds where they differ."""
+    """Name a child run: "seed 0: glnn on ...", with the other seeds where they differ."""
     seeds = [f"seed {cell.seed}"]
     seeds += [f"split {cell.split_seed}"] if cell.split_seed != cell.seed else []
     apart = cell.student and cell.teacher and cell.teacher_seed != cell.seed
     seeds += [f"teacher {cell.teacher_seed}"] if apart else []
-    return f"{', '.join(seeds)}: {group_name(cell).rsplit(' / ', 1)[-1]}"
+    return f"{', '.join(seeds)}: {group_name(cell)}"
 
 
 def group_params(cell: Cell) -> dict[str, str]:
@@ -161,39 +164,54 @@ def aggregates(
     """Return mean, unbiased std and counts over the (status, metrics) of a group's children."""
     children = list(children)
     good = [numbers for status, numbers in children if status == "ok"]
-    counts = {status: sum(status == s for s, _ in children) for status in STATUSES}
-    found = {"n_seeds": float(counts.pop("ok")), "n_missing": float(missing)}
-    found.update({f"n_{status}": float(count) for status, count in counts.items()})
-    for key in sorted({k for numbers in good for k in numbers}):
-        name, dot, variant = key.partition(".")
+    found: dict[str, float] = {}
+    seen = {k for numbers in good for k in numbers}
+    order = {name: i for i, name in enumerate(METRICS)}
+    bases = {key: key.partition(".") for key in seen}
+    for key in sorted(seen, key=lambda k: (order.get(bases[k][0], 0), k)):
+        name, dot, variant = bases[key]
         values = [numbers[key] for numbers in good if key in numbers]
         if name in METRICS:
             found[f"{name}_mean{dot}{variant}"] = statistics.fmean(values)
             if len(values) > 1:
                 found[f"{name}_std{dot}{variant}"] = statistics.stdev(values)
-    return found
+    found["n_seeds"] = len(good)
+    found.update({f"n_{s}": sum(s == status for status, _ in children) for s in STATUSES[1:]})
+    return {k: float(v) for k, v in found.items()} | {"n_missing": float(missing)}
 
 
-def note(name: str, numbers: Mapping[str, float], reasons: Sequence[str]) -> str:
+def child_note(row: Row, teacher_link: str) -> str:
+    """Describe a child run in markdown: why it is not good, and where its teacher is."""
+    lines = [] if row.status == "ok" else [f"**{row.status}**: {first_line(row.reason)}"]
+    lines += [f"Taught by [its teacher's run]({teacher_link})."] if teacher_link else []
+    return "\n\n".join(lines)
+
+
+def note(numbers: Mapping[str, float], reasons: Sequence[str]) -> str:
     """Describe a group in markdown: mean and std of each metric, what is missing, what failed."""
-    seen = int(numbers["n_seeds"])
-    lines = [f"**{name}**", "", f"{seen} seed{'s' * (seen != 1)} ok"]
-    for count in (f"n_{s}" for s in (*STATUSES[1:], "missing")):
-        lines[-1] += f", {int(numbers[count])} {count[2:]}" if numbers[count] else ""
-    if seen:
-        lines += ["", "| metric | mean ± std |", "|---|---|"]
+    good = int(numbers["n_seeds"])
+    counts = [f"{good} seed{'s' * (good != 1)} ok"]
+    counts += [f"{int(numbers[f'n_{s}'])} {s}" for s in (*STATUSES[1:], "missing")]
+    table = []
     for key, mean in numbers.items():
         if "_mean" in key:
             metric, variant = key.replace("_mean", "", 1).partition(".")[::2]
+            title = METRICS[metric].label + (f" ({variant})" if variant else "")
             spread = numbers.get(key.replace("_mean", "_std", 1))
-            lines.append(f"| {_titled(metric, variant)} | {_shown(metric, mean, spread)} |")
-    lines += ["", "std is unbiased (n - 1)."] if seen > 1 else []
+            table.append((title, _shown(metric, mean, spread)))
+    # MLflow shows the first lines and folds the rest
+    first = [" ".join(table[0][::-1])] if table else []
+    lines = [", ".join(first + [c for c in counts if not c.startswith("0 ") or c == counts[0]])]
     lines += [""] * bool(reasons) + [f"- {reason}" for reason in reasons]
+    lines += ["", "| metric | mean ± std |", "|---|---|"] if table else []
+    lines += [f"| {title} | {value} |" for title, value in table]
+    lines += ["", "std is unbiased (n - 1)."] if good > 1 else []
     return "\n".join(lines)[:TEXT_LIMIT]
 
 
-def _titled(metric: str, variant: str) -> str:
-    return METRICS[metric].label + (f" ({variant})" if variant else "")
+def first_line(text: str) -> str:
+    """Return the sentence of a reason, without the traceback below it."""
+    return text.partition("\n")[0]
 
 
 def _shown(metric: str, mean: float, spread: float | None) -> str:

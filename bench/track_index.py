@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.cell import Cell, from_data
 from bench.results import CorruptError, Row, Store
-from bench.track_content import Entry, group_name
+from bench.track_content import Entry, child_note, group_name
 from bench.track_store import stamp
 
 UI_TAGS = {  # the columns and charts for models, not those for language-model traces
@@ -41,6 +41,13 @@ class Tracked:
         """Whether this row, as it is now, has no run."""
         known = self.cells.get(entry.row.key)
         return known is None or known.row != entry.digest
+
+    def notes(self, row: Row, teacher: Child | None) -> dict[str, str]:
+        """Return the tags of a child that name its teacher's run, one of them with a link."""
+        taught = {"gkdbench.teacher_run_id": teacher.run_id} if teacher else {}
+        link = f"#/experiments/{self.id}/runs/{teacher.run_id}" if teacher else ""
+        note = child_note(row, link)
+        return taught | ({"mlflow.note.content": note} if note else {})
 
 
 def look(client: Any, sweep: str, artifacts: str | None) -> Tracked:
@@ -105,7 +112,7 @@ def entries(
         if key in rows:
             continue
         before = stamp(store, key)
-        row = _read(store, key)
+        row = read_row(store, key)
         if row is None:
             continue
         tracked.stamps[key] = before
@@ -119,7 +126,8 @@ def entries(
         yield Entry(row, cell, store.folder(row.key))
 
 
-def _read(store: Store, key: str) -> Row | None:
+def read_row(store: Store, key: str) -> Row | None:
+    """Return a row; None where there is none, or none that can be read."""
     try:
         return store.read(key)
     except (CorruptError, TypeError) as error:  # TypeError: fields of another version

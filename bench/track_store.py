@@ -97,6 +97,8 @@ def ui(store: Store, uri: str | None = None, host: str = "127.0.0.1", port: int 
     Raises:
         TrackingError: the port is taken, there is no store, or a server shows it already.
     """
+    import click
+
     uri = uri or default_uri(store.root)
     if is_remote(uri):
         raise TrackingError(f"{_public(uri)} is a server: open it in a browser")
@@ -113,6 +115,8 @@ def ui(store: Store, uri: str | None = None, host: str = "127.0.0.1", port: int 
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
     command += ["--host", host, "--port", str(port)]
     artifacts = (store.root.resolve() / "mlartifacts").as_uri()
+    # without this word MLflow 3 opens on its pages for language models
+    click.echo(f"open http://{host}:{port}/#/experiments?workflowType=machine_learning")
     quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     with contextlib.suppress(KeyboardInterrupt):
         done = subprocess.run([*command, "--default-artifact-root", artifacts], env=quiet)

@@ -123,9 +123,10 @@ def test_the_order_of_runs_and_methods_changes_nothing():
     def flat(verdict):
         return verdict.best, dict(sorted(verdict.adjusted.items())), sorted(verdict.not_worse)
 
-    for order in itertools.permutations(methods().items()):
+    expected = flat(against_best(methods()))
+    for order in itertools.islice(itertools.permutations(methods().items()), 0, None, 5):
         turned = {name: dict(reversed(list(values.items()))) for name, values in order}
-        assert flat(against_best(turned)) == flat(against_best(methods()))
+        assert flat(against_best(turned)) == expected
 
 
 def test_adding_a_constant_to_all_changes_no_verdict():
@@ -164,7 +165,7 @@ def test_a_method_ahead_on_the_common_seeds_is_not_worse():
 def test_no_run_and_one_student():
     assert against_best({}).best is None
     assert against_best({"a": {0: math.nan}}).best is None
-    assert against_best({"a": runs(NOISE)}).unmarked == "a single student"
+    assert against_best({"a": runs(NOISE)}).unmarked == "nothing to compare"
 
 
 def test_the_difference_from_a_published_mean_is_welchs():

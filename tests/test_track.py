@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 
 CORA = Protocol("cora", "sha256:" + "ab" * 32, "random", "transductive")
 SAGE = Choice("sage:glnn", "sage", {"hidden_dim": 128, "lr": 0.01})
-PLACE = "cora / random / transductive / "
+PLACE = "cora / random / transductive"
 ACCURACIES = (0.80, 0.82, 0.87)  # mean 0.83, deviations -3 -1 4, std sqrt(26 / 2) / 100
 
 
@@ -71,6 +71,13 @@ def make_results(root: Path) -> tuple[Store, dict[str, Cell]]:
     plan = {cell.key: cell for cell in cells}
     write_plan(store, plan)
     return store, plan
+
+
+def taught(student: str) -> str:
+    return f"{student} on {PLACE} from sage:glnn"
+
+
+SAGES, GLNN = f"sage:glnn on {PLACE} (teacher)", taught("glnn")
 
 
 def write_plan(store: Store, plan: dict[str, Cell]) -> None:
@@ -124,27 +131,26 @@ def content_of(tracker: Tracker) -> dict:
 
 def test_every_row_is_a_child_of_its_group(tracked):
     names = sorted(runs_of(tracked[2]))
-    groups = {"sage:glnn (teacher)": 3, "mlp": 1}
-    groups |= {f"sage:glnn -> {s}": n for s, n in (("glnn", 3), ("progmlp", 2))}
-    groups |= {f"sage:glnn -> {s}": 1 for s in ("norm", "krd")}
-    children = [(PLACE + g, f"seed {s}: {g}") for g, n in groups.items() for s in range(n)]
-    assert names == sorted(children + [("", PLACE + g) for g in groups])
+    groups = {SAGES: 3, f"mlp on {PLACE}": 1, GLNN: 3}
+    groups |= {taught(student): n for student, n in (("progmlp", 2), ("norm", 1), ("krd", 1))}
+    children = [(g, f"seed {s}: {g}") for g, n in groups.items() for s in range(n)]
+    assert names == sorted(children + [("", g) for g in groups])
 
 
 def test_statuses_are_mlflows_words(tracked):
     status = {name: run.info.status for (_, name), run in runs_of(tracked[2]).items()}
-    assert status["seed 1: sage:glnn -> progmlp"] == "FAILED"
-    assert status["seed 0: sage:glnn -> krd"] == "FAILED"
-    assert status["seed 0: sage:glnn -> norm"] == "KILLED"
-    assert status["seed 0: sage:glnn -> glnn"] == "FINISHED"
-    assert status[f"{PLACE}sage:glnn -> progmlp"] == "FINISHED"  # one seed is good
-    assert status[f"{PLACE}sage:glnn -> krd"] == "FAILED"
-    assert status[f"{PLACE}sage:glnn -> norm"] == "KILLED"
+    assert status[f"seed 1: {taught('progmlp')}"] == "FAILED"
+    assert status[f"seed 0: {taught('krd')}"] == "FAILED"
+    assert status[f"seed 0: {taught('norm')}"] == "KILLED"
+    assert status[f"seed 0: {taught('glnn')}"] == "FINISHED"
+    assert status[taught("progmlp")] == "FINISHED"  # one seed is good
+    assert status[taught("krd")] == "FAILED"
+    assert status[taught("norm")] == "KILLED"
 
 
 def test_a_child_says_what_was_asked_and_what_came_out(tracked):
     store, cells, tracker = tracked
-    run = runs_of(tracker)[PLACE + "sage:glnn -> glnn", "seed 1: sage:glnn -> glnn"]
+    run = runs_of(tracker)[GLNN, f"seed 1: {GLNN}"]
     params = {"dataset": "cora", "teacher": "sage:glnn", "student": "glnn", "seed": "1"}
     params |= {"teacher.hidden_dim": "128", "student.lr": "0.01", "hidden_rate": "0.2"}
     assert params.items() <= run.data.params.items()
@@ -159,7 +165,7 @@ def test_a_child_says_what_was_asked_and_what_came_out(tracked):
     noon = 1772625600000  # 2026-03-04T12:00:00Z
     assert (run.info.start_time, run.info.end_time) == (noon + 60_000, noon + 70_000)
     [used] = run.inputs.dataset_inputs
-    assert (used.dataset.name, used.dataset.digest) == ("cora", "ab" * 16)
+    assert (used.dataset.name, used.dataset.digest) == ("cora", "ab" * 8)
     assert {t.key: t.value for t in used.tags}["mlflow.data.context"] == "training"
     files = [f.path for f in tracker.client.list_artifacts(run.info.run_id)]
     assert files == ["history.json", "row.json"]
@@ -168,8 +174,8 @@ def test_a_child_says_what_was_asked_and_what_came_out(tracked):
 
 def test_variants_and_cost_have_their_own_metrics(tracked):
     runs = runs_of(tracked[2])
-    group = f"{PLACE}sage:glnn -> progmlp"
-    child, parent = runs[group, "seed 0: sage:glnn -> progmlp"], runs["", group]
+    group = taught("progmlp")
+    child, parent = runs[group, f"seed 0: {group}"], runs["", group]
     numbers = {"test_accuracy.1": 0.7, "test_accuracy.exit": 0.75, "latency_ms.exit": 1.5}
     assert numbers.items() <= child.data.metrics.items()
     assert "test_accuracy" not in child.data.metrics
@@ -178,8 +184,8 @@ def test_variants_and_cost_have_their_own_metrics(tracked):
 
 def test_students_lead_to_their_teachers_run(tracked):
     runs = runs_of(tracked[2])
-    teacher = runs[PLACE + "sage:glnn (teacher)", "seed 2: sage:glnn (teacher)"]
-    student = runs[PLACE + "sage:glnn -> glnn", "seed 2: sage:glnn -> glnn"]
+    teacher = runs[SAGES, f"seed 2: {SAGES}"]
+    student = runs[GLNN, f"seed 2: {GLNN}"]
     assert student.data.tags["gkdbench.teacher_run_id"] == teacher.info.run_id
     assert student.data.tags["gkdbench.teacher_key"] == teacher.data.tags["gkdbench.key"]
     assert teacher.info.run_id in student.data.tags["mlflow.note.content"]
@@ -187,7 +193,7 @@ def test_students_lead_to_their_teachers_run(tracked):
 
 def test_curves_are_thinned_but_keep_first_best_and_last(tracked):
     tracker = tracked[2]
-    run = runs_of(tracker)[PLACE + "sage:glnn -> glnn", "seed 0: sage:glnn -> glnn"]
+    run = runs_of(tracker)[GLNN, f"seed 0: {GLNN}"]
     points = tracker.client.get_metric_history(run.info.run_id, "history/loss")
     values = {m.step: m.value for m in points}
     assert sorted(values) == sorted({*range(0, 250, 4), 137, 249})
@@ -198,20 +204,21 @@ def test_curves_are_thinned_but_keep_first_best_and_last(tracked):
 
 def test_a_parent_has_mean_unbiased_std_and_counts(tracked):
     runs = runs_of(tracked[2])
-    numbers = runs["", PLACE + "sage:glnn -> glnn"].data.metrics
+    numbers = runs["", GLNN].data.metrics
     assert numbers["test_accuracy_mean"] == pytest.approx(0.83)
     assert numbers["test_accuracy_std"] == pytest.approx(0.13**0.5 / 10)  # sqrt(13) / 100
     assert (numbers["n_seeds"], numbers["n_missing"], numbers["n_failed"]) == (3, 0, 0)
     assert not any("history" in name for name in numbers)
-    parent = runs["", PLACE + "sage:glnn -> progmlp"]
+    parent = runs["", taught("progmlp")]
     numbers = parent.data.metrics
     assert (numbers["n_seeds"], numbers["n_missing"], numbers["n_failed"]) == (1, 1, 1)
     assert "test_accuracy_std.exit" not in numbers  # one seed has no spread
     note = parent.data.tags["mlflow.note.content"]
     assert "1 seed ok, 1 failed, 1 missing" in note
-    assert "- seed 1: sage:glnn -> progmlp: out of memory" in note
-    note = runs["", PLACE + "sage:glnn -> glnn"].data.tags["mlflow.note.content"]
-    assert "| accuracy | 83.00 ± 3.61 % |" in note
+    assert "- seed 1: out of memory" in note
+    note = runs["", GLNN].data.tags["mlflow.note.content"]
+    assert note.startswith("83.00 ± 3.61 % accuracy, 3 seeds ok\n")
+    assert "| val accuracy | 90.00 ± 0.00 % |" in note
 
 
 def test_replay_into_an_empty_store_equals_the_live_one(tracked, tmp_path):
@@ -241,11 +248,10 @@ def test_a_remade_row_replaces_its_run_and_moves_the_links(tmp_path):
     tracker.finish("planetoid")
     assert needs_tracking(store, "planetoid", list(cells)) == []
     runs = runs_of(tracker)  # no run twice
-    group = f"{PLACE}sage:glnn (teacher)"
-    child, parent = runs[group, "seed 0: sage:glnn (teacher)"], runs["", group]
+    child, parent = runs[SAGES, f"seed 0: {SAGES}"], runs["", SAGES]
     assert child.data.metrics["test_accuracy"] == 0.5
     assert parent.data.metrics["test_accuracy_mean"] == pytest.approx((0.5 + 0.82 + 0.87) / 3)
-    student = runs[PLACE + "sage:glnn -> glnn", "seed 0: sage:glnn -> glnn"]
+    student = runs[GLNN, f"seed 0: {GLNN}"]
     assert student.data.tags["gkdbench.teacher_run_id"] == child.info.run_id
 
     store.write_cost(list(cells)[3], {"": {"latency_ms": 2.0}})  # measured after it was tracked
@@ -256,8 +262,8 @@ def test_a_remade_row_replaces_its_run_and_moves_the_links(tmp_path):
     write_plan(store, cells)
     assert replay(store) == {"planetoid": 1}
     names = {name for _, name in runs_of(Tracker(store))}
-    assert PLACE + "mlp:small" in names
-    assert PLACE + "mlp" not in names
+    assert f"mlp:small on {PLACE}" in names
+    assert f"mlp on {PLACE}" not in names
 
     died = tracker.client.search_runs([child.info.experiment_id], max_results=1)[0]
     tracker.client.update_run(died.info.run_id, status="RUNNING")  # as a killed process leaves it
@@ -279,12 +285,33 @@ def test_files_are_attached_to_one_report_run(tracked, tmp_path):
     assert [f.path for f in tracker.client.list_artifacts(run.info.run_id)] == ["table.md"]
 
 
+OPEN = """
+import multiprocessing, sys
+import mlflow.store.tracking.sqlalchemy_store  # slow: once, before the four are made
+from bench.results import Store
+from bench.track import Tracker
+
+def open_store(start):
+    start.wait()
+    Tracker(Store(sys.argv[1])).log_rows(f"sweep {multiprocessing.current_process().name}", [])
+
+fork = multiprocessing.get_context("fork")
+start = fork.Event()
+some = [fork.Process(target=open_store, args=(start,), name=str(i)) for i in range(4)]
+for process in some:
+    process.start()
+start.set()
+for process in some:
+    process.join()
+sys.exit(sum(process.exitcode != 0 for process in some))
+"""
+
+
 def test_four_processes_may_open_a_fresh_store_at_once(tmp_path):
-    code = "import sys; from bench.track import *; from bench.results import Store;"
-    code += "Tracker(Store(sys.argv[1])); print('up')"
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    some = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert [p.communicate(timeout=60)[0] for p in some] == ["up\n"] * 4
+    done = subprocess.run([sys.executable, "-c", OPEN, str(tmp_path)], timeout=60)
+    assert done.returncode == 0
+    experiments = Tracker(Store(tmp_path)).client.search_experiments()
+    assert {e.name for e in experiments} == {"Default", *(f"sweep {i}" for i in range(4))}
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])

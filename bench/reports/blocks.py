@@ -56,7 +56,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Block:
-    """The lines of one (dataset, split, setting), and which student is the best of them."""
+    """The lines of one (dataset, split, setting), and which one is the best."""
 
     dataset: str
     split: str
@@ -72,9 +72,9 @@ class Block:
         return self.dataset, self.split, self.setting
 
     @property
-    def students(self) -> dict[str, Line]:
-        """The student lines by id."""
-        return {line.id: line for line in self.lines if line.student}
+    def contenders(self) -> dict[str, Line]:
+        """The lines that are ranked, by id: the students; the teachers of a block of teachers."""
+        return _contenders(self.lines)
 
     def teacher_of(self, line: Line) -> Line | None:
         """The line of a student's teacher, where there is exactly one that ran."""
@@ -122,9 +122,14 @@ def _block(protocol: tuple[str, str, str], group: pd.DataFrame) -> Block:
     group = group.assign(unit=unit)
     lines = tuple(_lines(group))
     headline = _headline(protocol[2], lines)
-    verdict = against_best({x.id: x.runs[headline] for x in lines if x.student})
+    verdict = against_best({k: x.runs[headline] for k, x in _contenders(lines).items()})
     options = {k: _told(group[k]) for k in _ASKED if k in group}
     return Block(*protocol, lines, headline, verdict, {k: v for k, v in options.items() if v})
+
+
+def _contenders(lines: Iterable[Line]) -> dict[str, Line]:
+    every = {line.id: line for line in lines}
+    return {name: line for name, line in every.items() if line.student} or every
 
 
 def _units(group: pd.DataFrame) -> pd.Series:
@@ -169,8 +174,8 @@ def _methods(teacher: str, student: str, cells: pd.DataFrame) -> Iterator[Line]:
 
 def _differing(config: Mapping[str, Any], keys: Iterable[str]) -> str:
     """Write the keys in which configurations differ; the student's own need no prefix."""
-    told = {key.removeprefix("student."): config.get(key, "-") for key in sorted(keys)}
-    return ", ".join(f"{key}={value}" for key, value in told.items())
+    told = {key.removeprefix("student."): config.get(key, "-") for key in keys}
+    return ", ".join(f"{key}={value}" for key, value in sorted(told.items()))
 
 
 def _configurations(cells: pd.DataFrame) -> pd.Series:

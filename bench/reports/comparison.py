@@ -1,7 +1,8 @@
 """The comparison of a sweep: which student to ship, and what one pays for it.
 
-Students compete with each other across all teachers of a block; teachers are the reference and
-never set in bold. Published numbers stand beside ours. Everything is rebuilt from stored rows.
+Students compete with each other across all teachers of a block; teachers are the reference, and
+compete only where a block has no student. Published numbers stand beside ours. Everything is
+rebuilt from stored rows.
 """
 
 from collections.abc import Iterable, Mapping
@@ -49,6 +50,7 @@ _HEADS = {  # head, unit, dispensable
     "latency_node_ms": Column("ms", "node", 1),
     "train_seconds": Column("fit", "s", 4),
     "peak_memory_mib": Column("memory", "MiB", 9),
+    "energy_joules": Column("energy", "J", 10),
 }
 _RUNS = Column("n")
 _PUBLISHED = (Column("published", "%", 1), Column("difference", "points", 3))
@@ -133,7 +135,7 @@ def _shown(block: Block) -> list[str]:
     lines = block.lines
 
     def told(metric: str) -> bool:
-        repeats = metric == "test_accuracy" and all(
+        repeats = metric.endswith("accuracy") and all(
             not line.runs[metric] or line.runs[metric] == line.runs[block.headline]
             for line in lines
         )
@@ -161,6 +163,8 @@ def _quality(block: Block, line: Line) -> Cell:
 
 
 def _count(line: Line) -> Cell:
+    if not line.planned:
+        return Cell(DASH, faint=True)
     whole = line.done == line.planned
     return Cell(str(line.done) if whole else f"{line.done}/{line.planned}", faint=not whole)
 

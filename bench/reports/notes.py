@@ -42,12 +42,17 @@ def notes(block: Block, *, sources: bool = True) -> Iterator[str]:
 
 
 def _verdict(block: Block) -> Iterator[str]:
-    best = block.students.get(block.verdict.best or "")
+    best = block.contenders.get(block.verdict.best or "")
     if best is None:
-        yield "No student has finished a run."
+        yield (
+            "No run has finished."
+            if not any(x.done for x in block.lines)
+            else ("No student has finished a run.")
+        )
         return
     score = percent(spread(best.runs[block.headline]))
-    yield f"Best student: {_named(best)}, {score} %{_rivals(block)}"
+    role = "student" if best.student else "teacher"
+    yield f"Best {role}: {_named(best)}, {score} %{_rivals(block, role)}"
     teacher = block.teacher_of(best)
     if teacher is not None:
         gap = difference(best.runs[block.headline], teacher.runs[block.headline])
@@ -58,17 +63,17 @@ def _verdict(block: Block) -> Iterator[str]:
             )
 
 
-def _rivals(block: Block) -> str:
+def _rivals(block: Block, role: str) -> str:
     verdict = block.verdict
-    if verdict.unmarked == "a single student":
+    if verdict.unmarked == "nothing to compare":
         return "."
     if verdict.unmarked:
         return f". No significance marks: {verdict.unmarked}."
-    same = [_named(block.students[name]) for name in verdict.not_worse]
+    same = [_named(block.contenders[name]) for name in verdict.not_worse]
     if same:
         return f"; not significantly worse: {', '.join(same)}."
-    left = len(block.students) - 1 - len(verdict.adjusted)
-    return ", significantly better than every other student" + (" compared." if left else ".")
+    left = len(block.contenders) - 1 - len(verdict.adjusted)
+    return f", significantly better than every other {role}" + (" compared." if left else ".")
 
 
 def _named(line: Line) -> str:
@@ -77,7 +82,11 @@ def _named(line: Line) -> str:
 
 def _protocol(block: Block) -> Iterator[str]:
     if block.split in FIXED_SPLITS:
-        yield "The split is fixed: seeds vary only the initialisation."
+        hides = block.setting == "production" or (
+            block.setting == "inductive" and block.split != "public"  # there all test nodes hide
+        )
+        hidden = "which test nodes are hidden, and " if hides else ""
+        yield f"The split is fixed: seeds vary only {hidden}the initialisation."
     told = [f"{k} {v}" for k, v in block.options.items() if _DEFAULTS.get(k, v) != v]
     if block.setting != "transductive" and "hidden_rate" in block.options:
         told.append(f"hidden_rate {block.options['hidden_rate']}")
@@ -156,7 +165,8 @@ def _origin(number: Number) -> str:
 # ---- how to read ----------------------------------------------------------------------------
 
 LEGEND = (
-    "Percent, mean ± standard deviation over n seeds (ddof 1). Bold: best student; "
+    "Percent, mean ± standard deviation over n seeds (ddof 1). Bold: best student "
+    "(of a table without students: teacher); "
     f"{MARK}: not significantly worse (two-sided Wilcoxon signed-rank test paired by seed, Holm's "
     f"correction, {ALPHA:g})."
 )
@@ -168,8 +178,8 @@ def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
         "Accuracies are percent, mean ± standard deviation over seeds (ddof 1). n: finished runs, "
         f"over planned ones where some are missing; {DASH}: nothing measured.",
         "Bold (* in a terminal): the best mean among the students of a table, over all its "
-        "teachers; teachers are the reference and do not compete. Where a student has "
-        f"{MIN_PAIRS} runs or more, one with fewer cannot be the best.",
+        "teachers; teachers are the reference and do not compete, unless there is no student. "
+        f"Where a method has {MIN_PAIRS} runs or more, one with fewer cannot be the best.",
         f"{MARK}: not significantly worse than the best at {ALPHA:g}: two-sided Wilcoxon "
         "signed-rank test paired by seed (exact up to 14 pairs), Holm's correction over the "
         f"comparisons of the table. Nothing is marked below {MIN_PAIRS} common seeds, nor where "
@@ -190,10 +200,11 @@ def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
 
 def _machine(frame: pd.DataFrame) -> str:
     told = []
-    for name, word in (("ran.threads", "threads"), ("ran.device_name", "device")):
-        if values := _distinct(frame, name):
-            told.append(f"{word}: {', '.join(values)}")
-    return ("Measured with " + "; ".join(told) + ".") if told else ""
+    for names, word in ((("cost_threads", "ran.threads"), "threads"), (("ran.device_name",), "on")):
+        values = next((v for name in names if (v := _distinct(frame, name))), [])
+        if values:
+            told.append(f"{word} {', '.join(values)}")
+    return ("Measured with: " + "; ".join(told) + ".") if told else ""
 
 
 def _commits(frame: pd.DataFrame) -> Iterator[str]:
@@ -204,9 +215,13 @@ def _commits(frame: pd.DataFrame) -> Iterator[str]:
         yield f"All rows come from commit {commits[0]}."
     if "True" in _distinct(frame, "ran.git_dirty"):
         yield "Caution: some rows were made with uncommitted changes."
+    versions = _distinct(frame, "ran.gkdbench")
+    if len(versions) > 1:
+        yield f"Caution: the rows come from several versions of gkdbench: {', '.join(versions)}."
 
 
 def _distinct(frame: pd.DataFrame, name: str) -> list[str]:
     if name not in frame:
         return []
-    return sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in frame[name].dropna()})
+    told = {f"{v:g}" if isinstance(v, float) else str(v) for v in frame[name].dropna()}
+    return sorted(told - {""})

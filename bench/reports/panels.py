@@ -1,0 +1,80 @@
+"""Grids of panels, one for each block, and what all figures share: colours, cuts, the legend."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.metrics import METRICS
+from bench.reports.blocks import Block, Line
+from bench.stats import spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NONE = "no teacher"
+GREY = "#707070"
+
+
+def grid_of(blocks: Sequence[Block], height: float) -> tuple["Figure", list["Axes"]]:
+    """Make a grid with one panel for each block, at most three in a row."""
+    from matplotlib.figure import Figure
+
+    columns = min(len(blocks), 2 if len(blocks) in (2, 4) else 3)
+    rows = math.ceil(len(blocks) / columns)
+    figure = Figure(figsize=(4.3 * columns, height * rows), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1, w_pad=0.08)  # type: ignore[union-attr, call-arg]
+    grid = [ax for line in figure.subplots(rows, columns, squeeze=False) for ax in line]
+    for ax in grid[len(blocks) :]:
+        ax.set_visible(False)
+    for ax, block in zip(grid, blocks, strict=False):
+        ax.set_title(f"{block.dataset}  ·  {block.split}  ·  {block.setting}", loc="left")
+    return figure, grid[: len(blocks)]
+
+
+def floor_of(block: Block, lines: Sequence[Line]) -> float:
+    """Where to cut a panel: below it lie a few methods so far off that they would flatten the rest.
+
+    They do where the widest gap between two neighbouring means is more than 5 points and twice the
+    range above it, with at least two methods above and fewer below. -inf: nothing is cut.
+    """
+    means = sorted(spread(line.runs[block.headline]).mean for line in lines)
+    gaps = [(high - low, i) for i, (low, high) in enumerate(itertools.pairwise(means), start=1)]
+    gap, i = max(gaps, default=(0.0, 0))
+    above = means[i:]
+    if gap <= max(0.05, 2 * (above[-1] - above[0])) or len(above) < max(2, i + 1):
+        return -math.inf
+    kept = [x.runs[block.headline].values() for x in lines if mean_of(block, x) >= above[0]]
+    return min(min(values) for values in kept) - 0.01
+
+
+def mean_of(block: Block, line: Line) -> float:
+    """The mean of a line's runs in the metric that ranks."""
+    return spread(line.runs[block.headline]).mean
+
+
+def colours_of(blocks: Sequence[Block]) -> dict[str, str]:
+    """Give every teacher one colour over all panels; students without one are grey."""
+    import seaborn as sns
+
+    teachers = list(dict.fromkeys(x.teacher for block in blocks for x in block.lines if x.teacher))
+    palette = sns.color_palette("colorblind", max(1, len(teachers))).as_hex()
+    return {**dict(zip(teachers, palette, strict=False)), NONE: GREY}
+
+
+def label_of(block: Block) -> str:
+    """The axis label of the metric that ranks."""
+    label = METRICS[block.headline].label
+    return f"{label}, %" if "accuracy" in label else f"accuracy ({label}), %"
+
+
+def legend(figure: "Figure", colours: dict[str, str], others: dict[str, dict[str, Any]]) -> None:
+    """Put one legend below all panels."""
+    from matplotlib.lines import Line2D
+
+    keys: dict[str, dict[str, Any]] = {
+        name: {"marker": "o", "linestyle": "", "color": colour} for name, colour in colours.items()
+    }
+    handles = [Line2D([], [], label=k, **look) for k, look in {**keys, **others}.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5)
