@@ -3,6 +3,8 @@
 Exit codes: 0 all cells fine, 1 some failed or missing, 2 bad usage.
 """
 
+import logging
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +14,10 @@ import click
 
 from bench import __version__
 
-_HOME = Path(__file__).parent.parent
+_SWEEPS = (Path("sweeps"), Path(__file__).parent.parent / "sweeps")
+
+
+_USAGE = ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
 
 
 class _Group(click.Group):
@@ -21,20 +26,32 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, FileNotFoundError, PermissionError) as error:
+        except click.UsageError as error:
+            command = (error.ctx or ctx).command_path
+            click.echo(f"gkdbench: {error.format_message()} See {command} --help", err=True)
+            ctx.exit(2)
+        except (*_USAGE, OSError) as error:
             if ctx.params.get("debug"):
                 raise
             click.echo(f"gkdbench: {_sentence(error)}", err=True)
-            ctx.exit(2)
+            ctx.exit(2 if isinstance(error, _USAGE) else 1)
         except KeyboardInterrupt:
-            click.echo("\ninterrupted: what is finished is kept; the same command goes on", err=True)
+            message = "interrupted: what is finished is kept; the same command goes on from there"
+            click.echo(f"\ngkdbench: {message}", err=True)
             ctx.exit(1)
 
 
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename or 'the system'}: {error.strerror}"
     return str(error)
+
+
+class _Warnings(logging.Handler):
+    """Show what the package warns of, such as a corrupt row, on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"warning: {record.getMessage()}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,6 +59,9 @@ def _sentence(error: BaseException) -> str:
 @click.version_option(__version__, prog_name="gkdbench")
 def main(debug: bool) -> None:
     """Benchmark graph knowledge distillation: which cheap student should you ship?"""
+    logger = logging.getLogger("bench")
+    if not any(isinstance(handler, _Warnings) for handler in logger.handlers):
+        logger.addHandler(_Warnings())
 
 
 _results = click.option(
@@ -52,6 +72,19 @@ _format = click.option(
     "--format", "style", default="text", type=click.Choice(["text", "json"]), show_default=True
 )
 _uri = click.option("--uri", default=None, help="MLflow store [default: sqlite in the results].")
+
+
+class _Seconds(click.FloatRange):
+    """A time limit; "nan" and "inf" would be none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return found
+
+
+_SECONDS = _Seconds(0.1)
 
 
 # ---- looking --------------------------------------------------------------------------------
@@ -65,7 +98,7 @@ def ls(kind: str, name: str, style: str) -> None:
     """List datasets, splits, settings, teachers, students or sweeps; or all about one NAME."""
     from bench import listing
 
-    click.echo(listing.ls(kind, name, style, [Path("sweeps"), _HOME / "sweeps"]))
+    click.echo(listing.ls(kind, name, style, _SWEEPS, _room()))
 
 
 @main.command()
@@ -85,13 +118,16 @@ def doctor(results: str, data: str | None, uri: str | None) -> None:
 @_data
 @_format
 def status(sweep: str, results: str, data: str | None, style: str) -> None:
-    """Show how much of a SWEEP is done, with the reasons of what is not."""
+    """Show how much of a SWEEP is done, with the reasons of what is not.
+
+    SWEEP is the name of a sweep that was run here, or a file.
+    """
     from bench import launch, listing
     from bench.results import Store
 
-    cells = _cells_of(sweep, Path(results), data)
+    _, cells = _asked(sweep, Path(results), data)
     outcome = launch.Outcome(cells, launch.stored_rows(Store(results), cells))
-    click.echo(listing.status(outcome, style))
+    click.echo(listing.status(outcome, style, _room()))
     sys.exit(1 if outcome.unfinished() else 0)
 
 
@@ -102,9 +138,12 @@ def status(sweep: str, results: str, data: str | None, style: str) -> None:
 def show(key: str, results: str, style: str) -> None:
     """Show all about one cell; KEY may be the beginning of its key."""
     from bench import listing
-    from bench.results import Store
+    from bench.results import CorruptError, Store
 
-    click.echo(listing.show(Store(results), key, style))
+    try:
+        click.echo(listing.show(Store(results), key, style))
+    except CorruptError as error:
+        raise ValueError(f"{error}; run its sweep again") from error
 
 
 @main.command()
@@ -114,7 +153,7 @@ def show(key: str, results: str, style: str) -> None:
 @click.option("--format", "style", default="csv", type=click.Choice(["csv", "json"]))
 def rows(sweep: str | None, results: str, data: str | None, style: str) -> None:
     """Print the tidy table: one line for each cell and variant, of a SWEEP or of everything."""
-    frame, _ = _frame(sweep, Path(results), data)
+    frame, _, _ = _frame(sweep, Path(results), data)
     if style == "csv":
         click.echo(frame.to_csv(index=False), nl=False)
     else:
@@ -157,7 +196,7 @@ def prepare(names: tuple[str, ...], data: str | None) -> None:
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes [default: planned].")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads of each process.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None)
-@click.option("--timeout", type=click.FloatRange(0.1), default=None, help="Seconds a cell may take.")
+@click.option("--timeout", type=_SECONDS, default=None, help="Seconds a cell may take.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and what is done already.")
 @click.option("--no-track", is_flag=True, help="Do not write to MLflow.")
 @click.option("--reports", default="reports", show_default=True, help="Folder for the report.")
@@ -165,7 +204,7 @@ def prepare(names: tuple[str, ...], data: str | None) -> None:
 @_results
 @_data
 def run(sweep: str | None, overrides: tuple[str, ...], **options: Any) -> None:
-    """Run a SWEEP file, or the matrix of the options; `key=value` overrides.
+    r"""Run a SWEEP file, or the matrix of the options; `key=value` overrides.
 
     \b
     gkdbench run sweeps/quickstart.yaml
@@ -173,7 +212,7 @@ def run(sweep: str | None, overrides: tuple[str, ...], **options: Any) -> None:
     gkdbench run -d cpf-cora --split random --setting production -t sage -s glnn,mlp --seeds 0-9
     """
     if sweep and "=" in sweep:
-        sweep, overrides = None, (sweep, *overrides)
+        overrides, sweep = (sweep, *overrides), None
     found = _sweep_of(sweep, overrides, options)
     from bench.data import data_root
     from bench.sweep import expand
@@ -185,7 +224,7 @@ def run(sweep: str | None, overrides: tuple[str, ...], **options: Any) -> None:
 @click.argument("sweep")
 @click.option("--jobs", type=click.IntRange(1), default=None)
 @click.option("--threads", type=click.IntRange(1), default=None)
-@click.option("--timeout", type=click.FloatRange(0.1), default=None)
+@click.option("--timeout", type=_SECONDS, default=None)
 @click.option("--no-track", is_flag=True)
 @click.option("--reports", default="reports", show_default=True)
 @_uri
@@ -195,26 +234,26 @@ def retry(sweep: str, **options: Any) -> None:
     """Run again what failed or is missing of a SWEEP that was run here before, and only that."""
     from bench.sweep import make
 
-    cells = _cells_of(sweep, Path(options["results"]), options["data"])
-    name = Path(sweep).stem
-    plan = _store(options).read_sweep(name)
+    results = Path(options["results"])
+    path = _path_of(sweep)
+    name = sweep if path is None or _stored(sweep, results) else _read(path).name
+    plan = _stored(name, results)
     if plan is None:
-        raise ValueError(f"no sweep '{name}' was run in {options['results']}; use `gkdbench run`")
-    _launch(make(plan["sweep"], name), cells, {**options, "dry_run": False})
+        raise ValueError(f"no sweep '{name}' was run in {results}{_near(name, results)}")
+    _launch(make(plan["sweep"]), _cells(plan), {**options, "dry_run": False})
 
 
 def _launch(sweep: Any, cells: list[Any], options: dict[str, Any]) -> None:
-    from bench import engine, launch, listing
+    from bench import engine, launch, listing, progress
     from bench.data import data_root
 
     store = _store(options)
     if options["dry_run"]:
         outcome = launch.Outcome(cells, launch.stored_rows(store, cells))
-        click.echo(listing.plan(sweep, outcome))
+        click.echo(listing.plan(sweep, outcome, _room()))
         return
-    plan = engine.plan(cells, options["jobs"], options["threads"])
-    if options["timeout"]:
-        plan = engine.Plan(plan.jobs, plan.threads, options["timeout"])
+    _require(sweep.device)
+    plan = engine.plan(cells, options["jobs"], options["threads"], options["timeout"])
     from bench.run import Place
 
     folder = Path(options["reports"]) / sweep.name
@@ -223,25 +262,24 @@ def _launch(sweep: Any, cells: list[Any], options: dict[str, Any]) -> None:
         cells,
         Place(store.root.absolute(), data_root(options["data"])),
         plan,
-        progress=_progress,
+        progress=progress.shown,
         track_uri=options["uri"],
         track=not options["no_track"],
         reports=folder,
     )
-    click.echo(listing.closing(outcome, sweep.name, folder, options))
+    click.echo(listing.closing(outcome, sweep.name, folder, options, _width()))
     for warning in outcome.warnings:
         click.echo(f"warning: {warning}", err=True)
     sys.exit(1 if outcome.unfinished() else 0)
 
 
-def _progress(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
-    """Show a bar with an ETA on a terminal, and a line now and then elsewhere."""
-    from tqdm import tqdm
+def _require(device: str) -> None:
+    import torch
 
-    slow = None if sys.stderr.isatty() else 10.0
-    return tqdm(
-        items, total=total, desc=title, unit="cell", dynamic_ncols=True, mininterval=slow or 0.1
-    )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device 'cuda' is asked for, and torch finds no GPU here; use device 'cpu'"
+        )
 
 
 # ---- reading results ------------------------------------------------------------------------
@@ -256,8 +294,7 @@ def report(sweep: str | None, results: str, data: str | None, out: str | None) -
     """Write the comparison of a SWEEP (or of all results): markdown, LaTeX, CSV, HTML, figures."""
     from bench.reports import comparison
 
-    frame, wanted = _frame(sweep, Path(results), data)
-    title = Path(sweep).stem if sweep else Path(results).absolute().name
+    frame, wanted, title = _frame(sweep, Path(results), data)
     folder = Path(out) if out else Path("reports") / title
     files = comparison.write(frame, wanted, folder, title=title)
     click.echo(comparison.text_table(frame, wanted, _width()))
@@ -275,6 +312,8 @@ def track(replay: bool, results: str, uri: str | None) -> None:
     from bench import track as tracking
     from bench.results import Store
 
+    if not Path(results).is_dir():
+        raise FileNotFoundError(f"there is no results folder {results}")
     try:
         counts = tracking.replay(Store(results), uri)
     except tracking.TrackingError as error:
@@ -315,10 +354,43 @@ def _width() -> int:
     return min(120, shutil.get_terminal_size((120, 40)).columns)
 
 
+def _room() -> int:
+    """Return the columns that lists may take: on a terminal its width, for a program any."""
+    return _width() if sys.stdout.isatty() else 10_000
+
+
 def _path_of(sweep: str) -> Path | None:
     """Find a sweep file by its path or its name."""
-    places = [Path(sweep), Path("sweeps") / f"{sweep}.yaml", _HOME / "sweeps" / f"{sweep}.yaml"]
+    places = [Path(sweep), *(folder / f"{sweep}.yaml" for folder in _SWEEPS)]
     return next((p for p in places if p.is_file()), None)
+
+
+def _read(path: Path, texts: Iterable[str] = ()) -> Any:
+    from bench import sweep as sweeps
+
+    return sweeps.read(path, list(texts))
+
+
+def _near(sweep: str, results: Path) -> str:
+    """Return the nearest name among the sweep files and the sweeps run before."""
+    from bench.hparams import nearest
+    from bench.results import Store
+
+    files = [f.stem for folder in _SWEEPS if folder.is_dir() for f in folder.glob("*.yaml")]
+    return nearest(Path(sweep).stem, [*files, *Store(results).sweeps()])
+
+
+def _stored(name: str, results: Path) -> dict[str, Any] | None:
+    """Return the plan of a sweep that was run before."""
+    from bench.results import Store
+
+    return Store(results).read_sweep(name) if Path(name).name == name else None
+
+
+def _cells(plan: dict[str, Any]) -> list[Any]:
+    from bench.cell import from_data
+
+    return [from_data(item["cell"]) for item in plan["cells"]]
 
 
 def _sweep_of(path: str | None, overrides: Iterable[str], options: dict[str, Any]) -> Any:
@@ -329,40 +401,49 @@ def _sweep_of(path: str | None, overrides: Iterable[str], options: dict[str, Any
     given = {name: options[name] for name in axes if options.get(name) is not None}
     texts = [f"{name}={value}" for name, value in given.items()] + list(overrides)
     if path:
-        return sweeps.read(_path_of(path) or path, texts)
-    if "datasets" not in given and not any(t.startswith("datasets=") for t in texts):
+        found = _path_of(path)
+        if found is None:
+            near = _near(path, Path(options["results"]))
+            raise FileNotFoundError(
+                f"there is no sweep file {path}{near or '; see gkdbench ls sweeps'}"
+            )
+        return _read(found, texts)
+    if not any(text.startswith("datasets=") for text in texts):
         raise ValueError("give a sweep file, or at least -d DATASET with -t or -s")
     return sweeps.from_overrides(texts)
 
 
-def _cells_of(sweep: str, results: Path, data: str | None) -> list[Any]:
-    """Expand a sweep file; without such a file, take the plan of a sweep run before."""
-    from bench.cell import from_data
+def _asked(sweep: str, results: Path, data: str | None) -> tuple[str, list[Any]]:
+    """Return the name and cells of a sweep run before, or of a sweep file."""
     from bench.data import data_root
-    from bench.results import Store
-    from bench.sweep import expand, read
+    from bench.sweep import expand
 
-    plan = Store(results).read_sweep(Path(sweep).stem)
+    plan = _stored(sweep, results)
+    if plan is not None:
+        return sweep, _cells(plan)
     path = _path_of(sweep)
-    if plan is not None and (path is None or path.suffix != ".yaml"):
-        return [from_data(item["cell"]) for item in plan["cells"]]
     if path is None:
-        raise ValueError(f"there is no sweep file {sweep}, and no sweep of that name in {results}")
-    return expand(read(path), data_root(data))
+        near = _near(sweep, results)
+        raise ValueError(
+            f"there is no sweep file {sweep}, and none of that name in {results}{near}"
+        )
+    found = _read(path)
+    return found.name, expand(found, data_root(data))
 
 
-def _frame(sweep: str | None, results: Path, data: str | None) -> tuple[Any, list[dict[str, Any]]]:
-    """Load the tidy rows of a sweep, or of the whole folder, and the cells there should be."""
+def _frame(
+    sweep: str | None, results: Path, data: str | None
+) -> tuple[Any, list[dict[str, Any]], str]:
+    """Load the tidy rows of a sweep, or of the whole folder; the cells there should be; a title."""
     from bench import launch
     from bench.results import Store, frame, load
 
-    store = Store(results)
     if sweep is None:
         if not results.is_dir():
             raise FileNotFoundError(f"there is no results folder {results}")
         everything = load(results)
         names = ["key", "dataset", "split", "setting", "teacher", "student", "seed"]
-        wanted = everything.drop_duplicates("key") if len(everything) else everything
-        return everything, wanted[names].to_dict("records") if len(wanted) else []
-    cells = _cells_of(sweep, results, data)
-    return frame(launch.stored_rows(store, cells).values()), launch.planned(cells)
+        wanted: Any = everything.drop_duplicates("key")[names].to_dict("records")
+        return everything, wanted, results.absolute().name
+    name, cells = _asked(sweep, results, data)
+    return frame(launch.stored_rows(Store(results), cells).values()), launch.planned(cells), name

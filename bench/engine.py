@@ -1,13 +1,15 @@
 """Where cells run: in this process, or in spawned workers planned from the cores.
 
-Every engine calls the same idempotent `run.run(cell, place)`; a student waits until its teacher's row
-is there. A worker that dies or takes too long costs its cell only, and is replaced.
+Every engine calls the same idempotent `run.run(cell, place)`; a student waits until its teacher's
+row is there. A worker that dies or takes too long costs its cell only, and is replaced.
 """
 
 import collections
+import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ from bench.results import Row
 if TYPE_CHECKING:
     from bench.run import Place
 
+_WARM = "warm"  # what a worker says when it is ready for its first cell
 SMALL = 50_000  # nodes up to which one thread is as fast as several
 
 
@@ -37,17 +40,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def plan(cells: Sequence[Cell], jobs: int | None, threads: int | None) -> Plan:
+def plan(
+    cells: Sequence[Cell],
+    jobs: int | None = None,
+    threads: int | None = None,
+    timeout: float | None = None,
+) -> Plan:
     """Plan processes and threads.
 
-    Small graphs get one thread a cell, whatever the number of jobs, so that results do not depend on
-    it; a large graph gets all cores and runs alone.
+    Small graphs get one thread a cell, whatever the number of jobs, so that results do not depend
+    on it; a large graph gets all cores and runs alone.
     """
     if threads is None:
         threads = 1 if all(_is_small(cell) for cell in cells) else cores()
     if jobs is None:
         jobs = max(1, cores() // threads)
-    return Plan(max(1, min(jobs, len(cells))), threads)
+    return Plan(max(1, min(jobs, len(cells))), threads, timeout)
 
 
 def _is_small(cell: Cell) -> bool:
@@ -70,8 +78,8 @@ def run_cells(cells: Sequence[Cell], place: "Place", plan: Plan) -> Iterator[Row
     place.store.sweep_out()
     if plan.jobs == 1 and plan.timeout is None:
         yield from _run_here(cells, place)
-    else:
-        pool = _Pool(cells, place, plan)
+    elif cells:
+        pool = _Pool(cells, place, replace(plan, jobs=min(plan.jobs, len(cells))))
         try:
             yield from pool.rows()
         finally:
@@ -81,9 +89,19 @@ def run_cells(cells: Sequence[Cell], place: "Place", plan: Plan) -> Iterator[Row
 def _run_here(cells: Sequence[Cell], place: "Place") -> Iterator[Row]:
     from bench import run
 
-    run.warm_up(place)
+    warm_up(place)
     for cell in sorted(cells, key=lambda c: c.student is not None):
         yield run.run(cell, place)
+
+
+def warm_up(place: "Place") -> None:
+    """Get this process ready, so that no cell is charged for it, in time or memory."""
+    import torch
+
+    from bench import run
+
+    run.warm_up(place)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first one imports for seconds
 
 
 # ---- workers --------------------------------------------------------------------------------
@@ -94,6 +112,7 @@ class _Worker:
     process: Any
     pipe: Connection
     cell: Cell | None = None
+    warm: bool = False  # it has imported and compiled what it needs: its clock may run
     deadline: float = float("inf")
     last: Any = None  # the protocol and split it has in memory
 
@@ -122,7 +141,8 @@ class _Pool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.place), daemon=True)
-        process.start()
+        with _without_interrupts():
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -142,9 +162,17 @@ class _Pool:
         near = [c for c in self.ready if (c.protocol, c.split_seed) == worker.last]
         cell = near[0] if near else self.ready[0]
         self.ready.remove(cell)
+        if worker.pipe.poll() and worker.warm:  # it died waiting: no cell is to blame
+            self._replace(worker)
         worker.cell, worker.last = cell, (cell.protocol, cell.split_seed)
-        worker.deadline = time.monotonic() + (self.plan.timeout or float("inf"))
-        worker.pipe.send(cell)
+        self._start_clock(worker)
+        with contextlib.suppress(OSError):  # it died just now: `_answer` finds out
+            worker.pipe.send(cell)
+
+    def _start_clock(self, worker: _Worker) -> None:
+        """Count the seconds of a cell, not those of its worker's start."""
+        limit = self.plan.timeout if worker.warm else None
+        worker.deadline = time.monotonic() + (limit or float("inf"))
 
     def _collect(self) -> list[Row]:
         """Wait for news; return the rows that came, or that stand for a lost cell."""
@@ -165,10 +193,14 @@ class _Pool:
                 worker.process.join()
                 answer = record_failure(cell, self.place, "failed", _death(worker.process.exitcode))
                 self._replace(worker)
+            if answer == _WARM:
+                worker.warm = True
+                self._start_clock(worker)
+                return None
             if isinstance(answer, BaseException):
                 raise answer
             worker.cell, worker.deadline = None, float("inf")
-            return answer  # type: ignore[no-any-return]
+            return answer
         if time.monotonic() < worker.deadline:
             return None
         self._replace(worker)
@@ -179,12 +211,38 @@ class _Pool:
     def _replace(self, worker: _Worker) -> None:
         _end(worker)
         fresh = self._spawn()
-        worker.process, worker.pipe, worker.last = fresh.process, fresh.pipe, None
+        worker.process, worker.pipe, worker.warm, worker.last = (
+            fresh.process,
+            fresh.pipe,
+            False,
+            None,
+        )
 
     def close(self) -> None:
         for worker in self.workers:
             _end(worker)
         self.place.store.sweep_out()
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let what is started in here never get a Ctrl-C, which goes to the whole process group."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _die_with_driver() -> None:
+    """End this worker, in the middle of its cell if need be, when its driver is gone."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os._exit(1)
 
 
 def _end(worker: _Worker) -> None:
@@ -204,9 +262,11 @@ def _death(code: int | None) -> str:
 def _work(pipe: Connection, place: "Place") -> None:
     """Answer cells until the pipe closes; an interrupt is the driver's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_driver, daemon=True).start()
     from bench import run
 
-    run.warm_up(place)
+    warm_up(place)
+    pipe.send(_WARM)
     while True:
         try:
             cell = pipe.recv()

@@ -42,10 +42,10 @@ def spmm_rows(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def spmm_gather(indptr, indices, values, rows, b, out):  # type: ignore[no-untyped-def]
+def spmm_gather(indptr, indices, values, rows, b, bias, out):  # type: ignore[no-untyped-def]
     for i in numba.prange(out.shape[0]):
         for k in range(out.shape[1]):
-            out[i, k] = 0.0
+            out[i, k] = bias[k]
         for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
             value, j = values[e], indices[e]
             for k in range(out.shape[1]):
@@ -116,6 +116,27 @@ def softmax_grad(indptr, probs, grad, out):  # type: ignore[no-untyped-def]
                 total += probs[e, h] * grad[e, h]
             for e in range(indptr[i], indptr[i + 1]):
                 out[e, h] = probs[e, h] * (grad[e, h] - total)
+
+
+@_jit
+def soft_labels(logits, teacher_log_probs, losses, grad):  # type: ignore[no-untyped-def]
+    # One pass: KL(teacher || softmax(logits)) of each row, and its gradient.
+    for i in numba.prange(logits.shape[0]):
+        top = np.float32(-np.inf)
+        for c in range(logits.shape[1]):
+            top = max(top, logits[i, c])
+        total = np.float32(0.0)
+        for c in range(logits.shape[1]):
+            grad[i, c] = np.exp(logits[i, c] - top)
+            total += grad[i, c]
+        offset = top + np.log(total)
+        loss = np.float32(0.0)
+        for c in range(logits.shape[1]):
+            target = np.exp(teacher_log_probs[i, c])
+            if target != 0.0:  # a class of no weight adds nothing; a NaN passes
+                loss += target * (teacher_log_probs[i, c] - logits[i, c] + offset)
+            grad[i, c] = grad[i, c] / total - target
+        losses[i] = loss
 
 
 @_jit

@@ -3,6 +3,7 @@
 Everything is resumable: what is done is skipped, and an interrupt leaves only finished cells.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import engine
-from bench.cell import Cell
-from bench.results import Row, Store
+from bench.cell import Cell, from_data
+from bench.results import CorruptError, Row, Store
 from bench.sweep import Sweep
 
 if TYPE_CHECKING:
     from bench.run import Place
 
+_log = logging.getLogger(__name__)
 TRACK_EVERY = 30.0  # seconds between two looks at what is to be tracked
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # (items, total, title) -> items
@@ -51,19 +53,26 @@ def planned(cells: Iterable[Cell]) -> list[dict[str, Any]]:
 
 
 def stored_rows(store: Store, cells: Sequence[Cell], *, heal: bool = False) -> dict[str, Row]:
-    """Read the rows of cells, relabelled as these cells are; `heal` sets corrupt ones aside."""
-    from bench.results import CorruptError
-
+    """Read the rows of cells, relabelled as these cells are; `heal` sets aside what is corrupt."""
     rows = {}
     for cell in cells:
         try:
-            row = store.read_or_set_aside(cell.key) if heal else store.read(cell.key)
-        except CorruptError:
+            row = store.heal(cell.key) if heal else store.read(cell.key)
+        except CorruptError as error:
+            _log.warning(f"{error}; it counts as missing")
             row = None
         if row is not None:
-            row.cell = cell.describe()
-            rows[cell.key] = row
+            rows[cell.key] = relabelled(row, cell)
     return rows
+
+
+def relabelled(row: Row, cell: Cell) -> Row:
+    """Give a row the names that a cell with the same key goes by in this sweep."""
+    row.cell["protocol"]["dataset"] = cell.protocol.dataset
+    for role, choice in (("teacher", cell.teacher), ("student", cell.student)):
+        if choice:
+            row.cell[role]["label"] = choice.label
+    return row
 
 
 def launch(
@@ -121,8 +130,7 @@ def _run(
     rows = engine.run_cells(pending, place, plan)
     try:
         for row in progress(rows, len(pending), "cells"):
-            row.cell = by_key[row.key].describe()
-            outcome.rows[row.key] = row
+            outcome.rows[row.key] = relabelled(row, by_key[row.key])
             outcome.ran += 1
             if live:
                 live.add(row.key)
@@ -152,8 +160,16 @@ def _measure(
     alone = replace(place, threads=plan.threads)
     run.warm_up(alone)
     for row in progress(todo, len(todo), "cost"):
-        row.cost = run.measure(row, alone)
-        outcome.measured += 1
+        try:
+            row.cost = run.measure(row, alone)
+            outcome.measured += 1
+        except CorruptError as error:
+            place.store.set_aside(row.key, str(error))
+            del outcome.rows[row.key]
+        except Exception as error:  # of a plug-in, say; the row is good without its cost
+            what = " / ".join(filter(None, from_data(row.cell).group))
+            why = f"{type(error).__name__}: {error}"
+            outcome.warnings.append(f"the cost of {what} could not be measured: {why}")
 
 
 def report(outcome: Outcome, title: str, folder: Path) -> list[Path]:

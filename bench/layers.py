@@ -26,7 +26,9 @@ class Linear(nn.Module):
     Shapes: dense h [n, in] -> [n, out]; `of_graph` reads [x, extra] of the graph: in = F + P.
     """
 
-    def __init__(self, size_in: int, size_out: int, *, gain: float = 0.0, bias: bool = True) -> None:
+    def __init__(
+        self, size_in: int, size_out: int, *, gain: float = 0.0, bias: bool = True
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size_in, size_out))
         self.bias = nn.Parameter(torch.zeros(size_out)) if bias else None
@@ -50,24 +52,29 @@ class Linear(nn.Module):
         size = graph.num_features
         weight = self.weight if extra is None else self.weight[:size]
         if isinstance(x, CSR):
-            product = _sparse_product(x, nodes, weight, dropout)
+            product = _sparse_product(x, nodes, weight, self.bias, dropout)
         else:
             dense = x if nodes is None else x[nodes]
             product = F.dropout(dense, dropout, dropout > 0) @ weight
+            product = product if self.bias is None else product + self.bias
         if extra is not None:
             more = extra if nodes is None else extra[nodes]
             product = product + F.dropout(more, dropout, dropout > 0) @ self.weight[size:]
-        return product if self.bias is None else product + self.bias
+        return product
 
 
-def _sparse_product(x: CSR, nodes: Tensor | None, weight: Tensor, dropout: float) -> Tensor:
+def _sparse_product(
+    x: CSR, nodes: Tensor | None, weight: Tensor, bias: Tensor | None, dropout: float
+) -> Tensor:
     if dropout:
         # Scattering its gradient needs no transpose of a matrix that changes at every call.
-        if nodes is not None:
-            x = x.rows(nodes)
+        x = x if nodes is None else x.rows(nodes)
         x = x.with_values(F.dropout(x.values, dropout))
-        return gather_spmm(x, torch.arange(x.shape[0], device=x.device), weight)
-    return spmm(x, weight) if nodes is None else gather_spmm(x, nodes, weight)
+        nodes = torch.arange(x.shape[0], device=x.device)
+    if nodes is not None:
+        return gather_spmm(x, nodes, weight, bias)
+    product = spmm(x, weight)
+    return product if bias is None else product + bias
 
 
 def make_norm(kind: str, size: int) -> nn.Module:

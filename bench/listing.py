@@ -1,7 +1,11 @@
 """What the command line prints: lists, plans, coverage, one cell. Returns text, imports little."""
 
+import ast
+import importlib.util
 import json
 import re
+import shlex
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,19 +36,29 @@ SETTINGS = {
 # ---- ls -------------------------------------------------------------------------------------
 
 
-def ls(kind: str, name: str, style: str, sweep_folders: Iterable[Path]) -> str:
-    """List names, or tell all about one."""
-    if kind != "all" and kind not in KINDS:
-        plural = {k.removesuffix("s"): k for k in KINDS}
-        if kind not in plural:
-            raise unknown("kind", kind, KINDS)
-        kind = plural[kind]
+def ls(kind: str, name: str, style: str, sweep_folders: Sequence[Path], width: int = 10_000) -> str:
+    """List names, or tell all about one; a name alone is looked for among all kinds."""
+    kind = {k.removesuffix("s"): k for k in KINDS}.get(kind, kind)
+    if kind == "all" or (kind not in KINDS and not name):
+        every = {k: _names(k, sweep_folders) for k in KINDS}
+        name = "" if kind == "all" else kind
+        holders = [k for k in KINDS if name.partition(":")[0] in every[k]]
+        if name and not holders:
+            raise unknown("name", name, {*KINDS, *(n for names in every.values() for n in names)})
+        if not name:
+            return _lists(every, style, width)
+        kind = holders[0]
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
     if name:
-        return _one(kind, name, style)
-    found = {k: _names(k, sweep_folders) for k in (KINDS if kind == "all" else (kind,))}
+        return _one(kind, name, style, sweep_folders, width)
+    return _lists({kind: _names(kind, sweep_folders)}, style, width)
+
+
+def _lists(found: dict[str, dict[str, str]], style: str, width: int) -> str:
     if style == "json":
         return json.dumps(found, indent=1)
-    return "\n\n".join(f"{k}\n{_columns(v)}" for k, v in found.items())
+    return "\n\n".join(f"{k}\n{_columns(v, width)}" for k, v in found.items())
 
 
 def _names(kind: str, sweep_folders: Iterable[Path]) -> dict[str, str]:
@@ -56,10 +70,14 @@ def _names(kind: str, sweep_folders: Iterable[Path]) -> dict[str, str]:
     if kind == "settings":
         return SETTINGS
     if kind == "sweeps":
-        files = [f for folder in sweep_folders if folder.is_dir() for f in folder.glob("*.yaml")]
-        return {f.stem: _first_comment(f) for f in sorted(files, key=lambda f: f.stem)}
+        return {f.stem: _first_comment(f) for f in _sweep_files(sweep_folders)}
     role = kind.removesuffix("s")
     return {name: _method_line(role, name) for name in registry.methods(role)}
+
+
+def _sweep_files(folders: Iterable[Path]) -> list[Path]:
+    found = {f.stem: f for folder in reversed(list(folders)) for f in folder.glob("*.yaml")}
+    return [found[stem] for stem in sorted(found)]
 
 
 def _dataset_line(facts: dict[str, Any]) -> str:
@@ -68,7 +86,9 @@ def _dataset_line(facts: dict[str, Any]) -> str:
         return f"parameters after a colon; splits {splits}"
     nodes, edges, features, classes = facts["stats"]
     shown = "?" if edges is None else f"{edges:,}"
-    return f"{nodes:,} nodes, {shown} stored edges, {features:,} features, {classes} classes; {splits}"
+    return (
+        f"{nodes:,} nodes, {shown} stored edges, {features:,} features, {classes} classes; {splits}"
+    )
 
 
 def _method_line(role: str, name: str) -> str:
@@ -88,17 +108,32 @@ def _first_comment(path: Path) -> str:
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
-def _columns(lines: dict[str, str]) -> str:
-    width = max((len(name) for name in lines), default=0)
-    return "\n".join(f"  {name:<{width}}  {text}".rstrip() for name, text in lines.items())
+def _columns(lines: dict[str, str], width: int = 10_000) -> str:
+    """Set names and texts side by side; a long text goes on below its beginning."""
+    first = max((len(name) for name in lines), default=0)
+    room = max(30, width - first - 4)
+    shown = []
+    for name, text in lines.items():
+        pieces = textwrap.wrap(text, room) if len(text) > room else [text]
+        for place, piece in enumerate(pieces):
+            shown.append(f"  {'' if place else name:<{first}}  {piece}".rstrip())
+    return "\n".join(shown)
 
 
-def _one(kind: str, name: str, style: str) -> str:
+def _one(kind: str, name: str, style: str, sweep_folders: Iterable[Path], width: int) -> str:
     if kind not in ("teachers", "students"):
-        names = _names(kind, [Path("sweeps")])
-        if name not in names:
+        names, base = _names(kind, sweep_folders), name.partition(":")[0]
+        if base not in names:
             raise unknown(kind.removesuffix("s"), name, names)
-        return json.dumps({name: names[name]}) if style == "json" else f"{name}  {names[name]}"
+        if style == "json":
+            return json.dumps({base: names[base]}, indent=1)
+        if kind == "sweeps":
+            return (
+                next(f for f in _sweep_files(sweep_folders) if f.stem == base).read_text().rstrip()
+            )
+        text = _documentation(base) if kind == "datasets" else ""
+        return "\n\n".join(filter(None, (_columns({base: names[base]}, width), text)))
+    name = name.partition(":")[0]
     role = kind.removesuffix("s")
     method = registry.load_method(role, name)
     facts = {
@@ -114,8 +149,16 @@ def _one(kind: str, name: str, style: str) -> str:
 
     text = inspect.getdoc(inspect.getmodule(method)) or ""
     config = {k: _shown(v) for k, v in facts["config"].items()}
-    parts = [text, f"hyper-parameters\n{_columns(config)}"]
+    parts = [text, f"hyper-parameters\n{_columns(config, width)}"]
     return "\n\n".join([*parts, *(_preset(p, v) for p, v in facts["presets"].items())])
+
+
+def _documentation(dataset: str) -> str:
+    """Read the docstring of a dataset's file without importing it."""
+    spec = importlib.util.find_spec(registry.datasets()[dataset]["module"])
+    assert spec is not None
+    assert spec.origin is not None
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
 
 
 def _range(limits: Any) -> dict[str, Any]:
@@ -129,7 +172,11 @@ def _shown(facts: dict[str, Any]) -> str:
         return f"{facts['default']}  of {', '.join(map(str, facts['choices']))}"
     limits = [f"{facts[k]:g}" if k in facts else "" for k in ("low", "high")]
     scale = ", log" if facts.get("log") else ""
-    return f"{facts['default']}  [{' .. '.join(limits)}{scale}]" if any(limits) else str(facts["default"])
+    return (
+        f"{facts['default']}  [{' .. '.join(limits)}{scale}]"
+        if any(limits)
+        else str(facts["default"])
+    )
 
 
 def _preset(name: str, content: dict[str, Any]) -> str:
@@ -148,18 +195,22 @@ def _pairs(values: dict[str, Any]) -> str:
 # ---- plans and coverage ---------------------------------------------------------------------
 
 
-def plan(sweep: "Sweep", outcome: "Outcome") -> str:
+def plan(sweep: "Sweep", outcome: "Outcome", width: int = 120) -> str:
     """Show what a run would do."""
     done = sum(row.done for row in outcome.rows.values())
-    lines = [f"{sweep.name}: {len(outcome.cells):,} cells, {done:,} done, "
-             f"{len(outcome.cells) - done:,} to run"]  # fmt: skip
-    return "\n".join([*lines, *_coverage(outcome)])
+    todo = len(outcome.cells) - done
+    head = f"{sweep.name}: {_count(len(outcome.cells))}, {done:,} done, {todo:,} to run"
+    return f"{head}\n{_coverage(outcome, width, missing='to run')}"
 
 
-def status(outcome: "Outcome", style: str) -> str:
+def _count(cells: int) -> str:
+    return f"{cells:,} cell{'' if cells == 1 else 's'}"
+
+
+def status(outcome: "Outcome", style: str, width: int = 120) -> str:
     """Show the coverage matrix: for each group how many cells are done, and why others are not."""
     if style == "text":
-        return "\n".join(_coverage(outcome))
+        return _coverage(outcome, width)
     records = []
     for cell in outcome.cells:
         row = outcome.rows.get(cell.key)
@@ -176,52 +227,81 @@ def status(outcome: "Outcome", style: str) -> str:
     return json.dumps(records, indent=1)
 
 
-def _coverage(outcome: "Outcome") -> list[str]:
-    groups: dict[Any, list[Any]] = {}
+def _coverage(
+    outcome: "Outcome", width: int, missing: str = "missing", *, lacking: bool = False
+) -> str:
+    """One block for each dataset, split and setting; in it one line for each method.
+
+    With `lacking`, only the methods whose cells are not all done.
+    """
+    blocks: dict[Any, dict[str, list[Any]]] = {}
     for cell in outcome.cells:
-        groups.setdefault(cell.group, []).append((cell, outcome.rows.get(cell.key)))
-    lines = []
-    for group, members in groups.items():
-        good = sum(row is not None and row.status == "ok" for _, row in members)
-        dataset, split, setting, teacher, student = group
+        *place, teacher, student = cell.group
+        block = blocks.setdefault(" / ".join(place), {})
         method = " -> ".join(filter(None, (teacher, student)))
-        head = f"{dataset} / {split} / {setting}   {method}"
-        notes = _reasons(members)
-        lines.append(f"{good:>4}/{len(members):<4} {head}{'   ' + notes if notes else ''}")
-    return lines
+        block.setdefault(method, []).append((cell, outcome.rows.get(cell.key)))
+    lines = []
+    for title, block in blocks.items():
+        texts = {}
+        for method, members in block.items():
+            if lacking and all(row is not None and row.done for _, row in members):
+                continue
+            good = sum(row is not None and row.status == "ok" for _, row in members)
+            texts[f"{good:>3}/{len(members):<3} {method}"] = _reasons(members, missing)
+        lines += ["", title, _columns(texts, width)] if texts else []
+    return "\n".join(lines)
 
 
-def _reasons(members: Sequence[tuple[Any, Any]]) -> str:
-    """Group what is not ok by status and reason: `failed 2 (seeds 3, 4: out of memory)`."""
+def _reasons(members: Sequence[tuple[Any, Any]], missing: str) -> str:
+    """Group what is not ok by status and reason: `failed: seeds 3, 4 (out of memory)`."""
     found: dict[tuple[str, str], list[int]] = {}
     for cell, row in members:
         if row is None or row.status != "ok":
-            kind = (row.status, row.reason) if row else ("missing", "")
+            kind = (row.status, row.reason) if row else (missing, "")
             found.setdefault(kind, []).append(cell.seed)
     parts = []
-    for (kind, reason), seeds in found.items():
-        shown = ", ".join(map(str, seeds[:8])) + (", ..." if len(seeds) > 8 else "")
-        parts.append(f"{kind} {len(seeds)} (seeds {shown}{': ' + reason if reason else ''})")
+    for (status, reason), seeds in found.items():
+        which = f": seed{'s' * (len(seeds) > 1)} {_runs(seeds)}" * (len(seeds) < len(members))
+        parts.append(f"{status}{which}{f' ({_short(reason)})' if reason else ''}")
     return "; ".join(parts)
 
 
-def closing(outcome: "Outcome", name: str, folder: Path, options: dict[str, Any]) -> str:
+def _runs(seeds: Iterable[int]) -> str:
+    """Write seeds in runs: `0-4, 7`."""
+    runs: list[list[int]] = []
+    for seed in sorted(set(seeds)):
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _short(reason: str, room: int = 160) -> str:
+    line = " ".join(reason.split())
+    return line if len(line) <= room else line[: room - 3] + "..."
+
+
+def closing(
+    outcome: "Outcome", name: str, folder: Path, options: dict[str, Any], width: int = 120
+) -> str:
     """Say how a run ended: the table, the files, and what to do next."""
     reused = len(outcome.cells) - outcome.ran
     lines = []
     if outcome.files:
         from bench import launch, results
-        from bench.cli import _width
         from bench.reports import comparison
 
         frame = results.frame(outcome.rows.values())
-        lines.append(comparison.text_table(frame, launch.planned(outcome.cells), _width()))
-    lines.append(f"{name}: {outcome.ran:,} cells run, {reused:,} done before")
-    for cell, reason in outcome.unfinished()[:10]:
-        lines.append(f"  not done: {' / '.join(filter(None, cell.group))}, seed {cell.seed}: {reason}")
+        lines.append(comparison.text_table(frame, launch.planned(outcome.cells), width))
+    lines.append(f"{name}: {_count(outcome.ran)} run, {reused:,} done before")
+    where = (
+        "" if options["results"] == "results" else f" --results {shlex.quote(options['results'])}"
+    )
     if outcome.unfinished():
-        lines.append(f"  try again with: gkdbench retry {name}")
-    where = "" if options["results"] == "results" else f" --results {options['results']}"
+        count = f"{_count(len(outcome.unfinished()))} not done"
+        lines.append(f"{count}:\n{_coverage(outcome, width, lacking=True)}\n")
+        lines.append(f"retry:   gkdbench retry {shlex.quote(name)}{where}")
     lines.append(f"report:  {folder / 'comparison.html'} (and .md, .tex, .csv, figures)")
     if not options["no_track"] and not options["uri"]:
         lines.append(f"browse:  gkdbench ui{where}")
@@ -233,12 +313,13 @@ def closing(outcome: "Outcome", name: str, folder: Path, options: dict[str, Any]
 
 def show(store: "Store", beginning: str, style: str) -> str:
     """Show a row, found by the beginning of its key."""
-    keys = [key for key in store.keys() if key.startswith(beginning)]
+    keys = [key for key in store.keys() if key.startswith(beginning)]  # noqa: SIM118
     if len(keys) != 1:
         found = f"{len(keys)} cells begin" if keys else "no cell begins"
         raise ValueError(f"{found} with '{beginning}' in {store.root}; `gkdbench rows` lists keys")
     row = store.read(keys[0])
-    assert row is not None
+    if row is None:
+        raise ValueError(f"{store.folder(keys[0])} holds no row; run its sweep again")
     if style == "json":
         return json.dumps({**vars(row), "history": store.history(row.key)}, indent=1)
     flat = dict(_flat("", {k: v for k, v in vars(row).items() if k != "key"}))

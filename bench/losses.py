@@ -3,6 +3,8 @@
 import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor
 
+from bench.sparse import soft_label_divergence
+
 
 def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy with the labels int64 [B]."""
@@ -19,6 +21,6 @@ def soft_label_loss(logits: Tensor, teacher_log_probs: Tensor, temperature: floa
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531,
     section 2: the square keeps the gradient's size as T changes. GLNN (arXiv 2110.08727) uses T = 1.
     """
-    student = F.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=1)
-    divergence = F.kl_div(student, teacher_log_probs, reduction="batchmean", log_target=True)
-    return divergence * temperature**2 if temperature != 1.0 else divergence
+    scaled = logits if temperature == 1.0 else logits / temperature
+    divergence = soft_label_divergence(scaled, teacher_log_probs)
+    return divergence if temperature == 1.0 else divergence * temperature**2

@@ -53,12 +53,15 @@ def random(dataset: Dataset, graph: Graph, seed: int) -> Roles:
 
 
 def ratio(dataset: Dataset, graph: Graph, seed: int) -> Roles:
-    """A stratified split: of each class 50 % train, 25 % val, 25 % test (at least one each)."""
+    """A stratified split: of each class 50 % train, 25 % val, 25 % test.
+
+    A class of three nodes or more has at least one in each; smaller ones go to train, then val.
+    """
     labels, rng = graph.y.numpy(), np.random.default_rng(seed)
     parts: tuple[list[np.ndarray], ...] = ([], [], [])
     for label in np.unique(labels):
         nodes = rng.permutation(np.flatnonzero(labels == label))
-        first = max(1, round(0.5 * len(nodes)))
+        first = max(1, min(round(0.5 * len(nodes)), len(nodes) - 2))
         second = first + max(1, round(0.25 * len(nodes)))
         for part, piece in zip(parts, np.split(nodes, [first, second]), strict=True):
             part.append(piece)

@@ -65,8 +65,7 @@ def source(role: str, name: str) -> Path:
     """Return the file of a method, without importing it."""
     if name not in methods(role):
         raise unknown(role, name, methods(role))
-    package, _, leaf = methods(role)[name].rpartition(".")
-    return _folder_of(package) / f"{leaf}.py"
+    return _file_of(methods(role)[name])
 
 
 @functools.cache
@@ -147,10 +146,8 @@ def dataset_module(name: str) -> ModuleType:
 
 def _literals(module: str) -> dict[str, Any]:
     """Read the literal assignments STATS and SPLITS of a module's source."""
-    package, _, leaf = module.rpartition(".")
-    source = (_folder_of(package) / f"{leaf}.py").read_text()
     found = {}
-    for node in ast.parse(source).body:
+    for node in ast.parse(_file_of(module).read_text()).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         name = getattr(target, "id", None)
         if name in ("STATS", "SPLITS") and isinstance(node, ast.Assign | ast.AnnAssign):
@@ -169,10 +166,11 @@ def _modules(kind: str) -> dict[str, str]:
     return dict(sorted({**others, **own}.items()))
 
 
-def _folder_of(package: str) -> Path:
-    if package.startswith("bench."):
-        return _HERE / package.partition(".")[2]
-    spec = importlib.util.find_spec(package)
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0])
+def _file_of(module: str) -> Path:
+    """Return the file of a module without importing it (only the packages it lies in)."""
+    if module.startswith("bench."):
+        return _HERE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"an entry point names the module '{module}', which has no file")
+    return Path(spec.origin)

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas
 
+_log = logging.getLogger(__name__)
+
 STATUSES = ("ok", "diverged", "failed", "timeout", "skipped")
 DONE = ("ok", "skipped")  # the others run again
 
@@ -102,17 +104,46 @@ class Store:
             return None
         if data.get("key") != key:
             raise CorruptError(f"{path} holds the row of another cell, {data.get('key')}")
-        with contextlib.suppress(CorruptError):  # a lost cost is measured again
+        try:
             data["cost"] = _read_checked(self.folder(key) / "cost.json") or {}
-        return Row(**data)
+        except CorruptError as error:
+            _log.warning(f"{error}; it is left out")
+        try:
+            return Row(**data)
+        except TypeError as error:
+            raise CorruptError(f"{path} was written by another version ({error})") from error
 
     def read_or_set_aside(self, key: str) -> Row | None:
-        """Return the row, or move a corrupt one to `corrupt/` and return None."""
+        """Return the row, or move a corrupt one to `corrupt/`, say so and return None."""
         try:
             return self.read(key)
         except CorruptError as error:
             self.set_aside(key, str(error))
             return None
+
+    def heal(self, key: str) -> Row | None:
+        """Return the row if it and all its files are sound; what is not is set aside."""
+        try:
+            _read_checked(self.folder(key) / "cost.json")
+        except CorruptError as error:  # it is measured again
+            self.set_aside(key, str(error), "cost.json")
+        row = self.read_or_set_aside(key)
+        try:
+            if row is not None:
+                self._check_touched(row)
+        except CorruptError as error:
+            self.set_aside(key, str(error))
+            return None
+        return row
+
+    def _check_touched(self, row: Row) -> None:
+        """Check the artefacts that are gone or were written to after their row; read no others."""
+        folder = self.folder(row.key)
+        written = (folder / "row.json").stat().st_mtime_ns
+        for name in row.artefacts:
+            path = folder / name
+            if not path.is_file() or path.stat().st_mtime_ns > written:
+                self.artefact(row, name)
 
     def artefact(self, row: Row, name: str) -> Path:
         """Return the path of a row's artefact after checking its content.
@@ -130,7 +161,11 @@ class Store:
     def history(self, key: str) -> dict[str, list[float]]:
         """Return the curves of a fit by name, with the `epoch` of each point; empty if none."""
         path = self.folder(key) / "history.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            return json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError as error:
+            _log.warning(f"{path} is not a whole record ({error}); it is left out")
+            return {}
 
     def keys(self) -> list[str]:
         """Return the keys of all cells here, sorted."""
@@ -158,32 +193,41 @@ class Store:
         _write_checked(draft / "row.json", data)
         place = self.folder(row.key)
         older = place.with_name(f".old-{row.key}-{os.getpid()}")
-        with contextlib.suppress(FileNotFoundError):
-            place.rename(older)
-        draft.rename(place)
-        shutil.rmtree(older, ignore_errors=True)
+        for attempt in range(10):
+            with contextlib.suppress(FileNotFoundError):
+                place.rename(older)
+            try:
+                draft.rename(place)
+                break
+            except OSError:  # another process answered the same cell in between
+                if attempt == 9 or not place.exists():
+                    raise
+            finally:
+                shutil.rmtree(older, ignore_errors=True)
         return row
 
     def write_cost(self, key: str, cost: Mapping[str, Mapping[str, float]]) -> None:
         """Store the measured cost of a cell: variant -> {"latency_ms": ..., ...}."""
         _write_checked(self.folder(key) / "cost.json", dict(cost))
 
-    def set_aside(self, key: str, why: str) -> Path:
-        """Move a cell's folder to `corrupt/`, with the reason beside it."""
+    def set_aside(self, key: str, why: str, name: str = "") -> Path:
+        """Move a cell's folder, or one file of it, to `corrupt/`, with the reason beside it."""
         place = self.root / "corrupt" / f"{key}-{time.time_ns()}"
         place.parent.mkdir(parents=True, exist_ok=True)
-        self.folder(key).rename(place)
-        (place / "why.txt").write_text(why + "\n")
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if name:
+                place.mkdir()
+            (self.folder(key) / name).rename(place / name)
+            (place / "why.txt").write_text(why + "\n")
+            _log.warning(f"{why}; it was moved to {place}")
         return place
 
     def sweep_out(self) -> None:
         """Remove what dead runs left half-written (a live process keeps its own)."""
-        import psutil
-
         cells = self.root / "cells"
         for folder in cells.glob(".*-*") if cells.is_dir() else ():
             pid = folder.name.rsplit("-", 1)[-1]
-            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            if pid.isdigit() and not _is_written(folder, int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     # -- sweeps ----------------------------------------------------------------------------
@@ -192,16 +236,33 @@ class Store:
         """Remember a sweep: {"cells": [{"key": ..., "cell": Cell.describe()}], "source": ...}."""
         path = self.root / "sweeps" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_checked(path, dict(plan))
+        if self.read_sweep(name) != json.loads(json.dumps(plan)):
+            _write_checked(path, plan)
 
     def read_sweep(self, name: str) -> dict[str, Any] | None:
-        """Return what `write_sweep` stored, or None."""
-        return _read_checked(self.root / "sweeps" / f"{name}.json")
+        """Return what `write_sweep` stored; None where that is missing or corrupt."""
+        try:
+            return _read_checked(self.root / "sweeps" / f"{name}.json")
+        except CorruptError as error:
+            _log.warning(f"{error}; running the sweep writes it again")
+            return None
 
     def sweeps(self) -> list[str]:
         """Return the names of the sweeps run here."""
         folder = self.root / "sweeps"
         return sorted(p.stem for p in folder.glob("*.json")) if folder.is_dir() else []
+
+
+def _is_written(folder: Path, pid: int) -> bool:
+    """Whether the process that made a draft still runs, and is not another of the same number."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        running = process.status() != psutil.STATUS_ZOMBIE
+        return running and process.create_time() <= folder.stat().st_mtime + 1.0
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return False
 
 
 def tidy(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -225,7 +286,7 @@ def _record(row: Row, variant: str) -> dict[str, Any]:
         "seed": cell["seed"],
         "status": row.status,
     }
-    numbers = {**row.variants.get(variant, {}), **row.cost.get(variant, {})}
+    numbers: dict[str, Any] = {**row.variants.get(variant, {}), **row.cost.get(variant, {})}
     numbers["train_seconds"] = row.seconds.get("train")
     numbers["peak_memory_mib"] = row.fit.get("peak_memory_mib")
     record.update({name: numbers.pop(name, None) for name in METRIC_COLUMNS})
@@ -255,7 +316,7 @@ def _write_checked(path: Path, data: Mapping[str, Any]) -> None:
     text = json.dumps({**plain, "sha256": _sha256(_canonical(plain))}, indent=1)
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     partial.write_text(text + "\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _read_checked(path: Path) -> dict[str, Any] | None:
@@ -273,7 +334,7 @@ def _read_checked(path: Path) -> dict[str, Any] | None:
         raise CorruptError(f"{path} is not a whole record ({error})") from error
     if digest != _sha256(_canonical(data)):
         raise CorruptError(f"{path} does not match its checksum")
-    return data  # type: ignore[no-any-return]
+    return data
 
 
 def _canonical(data: Any) -> bytes:

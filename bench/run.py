@@ -207,9 +207,7 @@ def _hidden(teacher: Cell, place: Place) -> Tensor:
 # ---- scoring --------------------------------------------------------------------------------
 
 
-def _evaluate(
-    cell: Cell, place: Place, row: Row, draft: Path, exam: Exam, method: Method
-) -> None:
+def _evaluate(cell: Cell, place: Place, row: Row, draft: Path, exam: Exam, method: Method) -> None:
     """Score every deployed variant; the first and only time that test labels are read."""
     predictions = {}
     reference = _teacher_predictions(cell, place)

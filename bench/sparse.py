@@ -168,12 +168,12 @@ def spmm(a: CSR, b: Tensor) -> Tensor:
     return cast(Tensor, _Spmm.apply(a, b))
 
 
-def gather_spmm(a: CSR, rows: Tensor, b: Tensor) -> Tensor:
-    """Multiply the rows `rows` (int64 [B]) of A by B [C, H] into [B, H] without copying the rows.
+def gather_spmm(a: CSR, rows: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply the rows `rows` (int64 [B]) of A by B [C, H], plus a bias [H], into [B, H].
 
-    Meant for small slices: the gradient of B is scattered, which reads the slice only.
+    Meant for small slices: no row is copied, and the gradient of B is scattered from the slice alone.
     """
-    product = cast(Tensor, _GatherSpmm.apply(a, rows, b))
+    product = cast(Tensor, _GatherSpmm.apply(a, rows, b, bias))
     if _listeners:
         _count(int((a.indptr[rows + 1] - a.indptr[rows]).sum()) * b.shape[1])
     return product
@@ -225,23 +225,26 @@ def _torch_csr(a: CSR, like: Tensor) -> Tensor:
 
 class _GatherSpmm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: CSR, rows: Tensor, b: Tensor) -> Tensor:
-        ctx.a, ctx.rows, ctx.size = a, rows, b.shape
+    def forward(ctx: Any, a: CSR, rows: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.a, ctx.rows, ctx.size, ctx.has_bias = a, rows, b.shape, bias is not None
         if not _on_cpu(a, b):
-            return _torch_csr(a.rows(rows), b) @ b
+            product = _torch_csr(a.rows(rows), b) @ b
+            return product if bias is None else product + bias
         out = torch.empty(rows.numel(), b.shape[1])
-        kernels.spmm_gather(*_arrays(a), rows.numpy(), _array(b), out.numpy())
+        first = np.zeros(b.shape[1], np.float32) if bias is None else _array(bias)
+        kernels.spmm_gather(*_arrays(a), rows.numpy(), _array(b), first, out.numpy())
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
+        bias = grad.sum(0) if ctx.has_bias else None
         if not _on_cpu(ctx.a, grad):
-            return None, None, _torch_csr(ctx.a.rows(ctx.rows).t, grad) @ grad
+            return None, None, _torch_csr(ctx.a.rows(ctx.rows).t, grad) @ grad, bias
         out = torch.zeros(ctx.size)
         kernels.spmm_scatter(
             *_arrays(ctx.a), ctx.rows.numpy(), _array(grad), kernels.threads(), out.numpy()
         )
-        return None, None, out
+        return None, None, out, bias
 
 
 class _WeightedSpmm(torch.autograd.Function):
@@ -252,11 +255,11 @@ class _WeightedSpmm(torch.autograd.Function):
         return _weighted(a, values, b)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         values, b = ctx.saved_tensors
         order = ctx.a.order_of_transpose
-        grad_b = _weighted(ctx.a.t, values[order], grad)
-        return None, _sampled(ctx.a, grad, b), grad_b
+        grad_b = _weighted(ctx.a.t, values[order], grad) if ctx.needs_input_grad[2] else None
+        return None, _sampled(ctx.a, grad, b) if ctx.needs_input_grad[1] else None, grad_b
 
 
 def _weighted(a: CSR, values: Tensor, b: Tensor) -> Tensor:
@@ -276,6 +279,33 @@ def _sampled(a: CSR, left: Tensor, right: Tensor) -> Tensor:
     out = torch.empty(a.nnz, left.shape[1])
     kernels.sddmm(a.indptr.numpy(), a.indices.numpy(), _array(left), _array(right), out.numpy())
     return out
+
+
+def soft_label_divergence(logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    """Mean over rows of KL(teacher || softmax(logits)): one pass for the loss and its gradient.
+
+    Shapes: both [B, C]; the gradient reaches the logits.
+    """
+    if logits.device.type != "cpu" or logits.dtype != torch.float32:
+        student = torch.log_softmax(logits, dim=1)
+        return torch.nn.functional.kl_div(
+            student, teacher_log_probs, reduction="batchmean", log_target=True
+        )
+    return cast(Tensor, _SoftLabels.apply(logits, teacher_log_probs))
+
+
+class _SoftLabels(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
+        grad, losses = torch.empty(logits.shape), torch.empty(logits.shape[0])
+        kernels.soft_labels(_array(logits), _array(teacher_log_probs), losses.numpy(), grad.numpy())
+        ctx.save_for_backward(grad)
+        return losses.mean()
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * (above / grad.shape[0]), None
 
 
 def relu_dropout(h: Tensor, probability: float, training: bool) -> Tensor:
@@ -352,5 +382,5 @@ def warm_up() -> None:
     scores = torch.ones(2, 1, requires_grad=True)
     product = spmm(a, b).sum() + gather_spmm(a, torch.tensor([0]), b).sum()
     attention = weighted_spmm(a, edge_softmax(a, scores), b.unsqueeze(-1))
-    dropped = relu_dropout(b, 0.5, True).sum()
+    dropped = relu_dropout(b, 0.5, True).sum() + soft_label_divergence(b, torch.zeros(2, 1))
     (product + attention.sum() + dropped).backward()

@@ -91,19 +91,14 @@ class Sweep(BaseModel):
             raise ValueError(f"name '{value}' also names files: letters, digits, space and . _ + -")
         return value
 
-    @field_validator("datasets", "splits", "settings", "teachers", "students", mode="before")
+    @field_validator(*_AXES, mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        """Accept one name where a list is meant."""
-        return [value] if isinstance(value, str | dict) else value
-
-    @field_validator("teachers", "students", mode="before")
-    @classmethod
-    def _names_are_entries(cls, value: Any) -> Any:
-        """Accept a bare name where an entry is meant."""
-        if not isinstance(value, list):
-            return value
-        return [{"name": v} if isinstance(v, str) else v for v in value]
+    def _short_forms(cls, value: Any, info: Any) -> Any:
+        """Accept one name where a list is meant, and a bare name where an entry is meant."""
+        values = [value] if isinstance(value, str | dict) else value
+        if info.field_name in ("teachers", "students") and isinstance(values, list):
+            return [{"name": v} if isinstance(v, str) else v for v in values]
+        return values
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -144,10 +139,10 @@ def parse_seeds(value: Any) -> Any:
     """Read seeds: 3, "0-9", "0,2,5-7" or a list of whole numbers."""
     if isinstance(value, int) and not isinstance(value, bool):
         return [value]
-    if not isinstance(value, str):
-        return value
+    if isinstance(value, list | tuple | range):
+        return list(value)
     seeds: list[int] = []
-    for part in value.split(","):
+    for part in value.split(",") if isinstance(value, str) else ("",):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
@@ -287,13 +282,7 @@ def expand(sweep: Sweep, data_root: Path) -> list[Cell]:
 
 
 def _cells(sweep: Sweep, data_root: Path) -> Iterator[Cell]:
-    entries = [*(sweep.teachers or []), *(sweep.students or [])]
-    labels = {e.shown for e in entries} | {e.method for e in entries}
-    for target in sweep.config:
-        if target not in labels:
-            known = f"this sweep has: {', '.join(sorted(labels))}"
-            near = nearest(target, labels) or ";"
-            raise MistakeError(f"config names no method '{target}'{near} {known}", "config", target)
+    _check_targets(sweep)
     for protocol in _protocols(sweep, data_root):
         for teacher, student in _pairs(sweep, protocol):
             for seed in sweep.seeds:
@@ -301,6 +290,18 @@ def _cells(sweep: Sweep, data_root: Path) -> Iterator[Cell]:
                 teacher_seed = seed if sweep.teacher_seed is None else sweep.teacher_seed
                 own = seed if student else teacher_seed
                 yield Cell(protocol, teacher, student, own, split_seed, teacher_seed, sweep.device)
+
+
+def _check_targets(sweep: Sweep) -> None:
+    """Refuse a config of nobody; where the command line chose other methods, a file's may be."""
+    entries = [*(sweep.teachers or []), *(sweep.students or [])]
+    labels = {e.shown for e in entries} | {e.method for e in entries}
+    narrowed = any(path in (("teachers",), ("students",)) for path in sweep._origin.given)
+    for target in sweep.config:
+        if target not in labels and not (narrowed and sweep._origin.wrote(("config", target))):
+            known = ", ".join(sorted(labels))
+            message = f"config names no method '{target}'; this sweep has: {known}"
+            raise MistakeError(message, "config", target)
 
 
 def _distinct(sweep: Sweep, cells: list[Cell]) -> list[Cell]:

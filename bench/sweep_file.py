@@ -22,14 +22,19 @@ class Origin:
 
     source: str = "sweep"
     tree: Any = None
-    given: list[tuple[str, ...]] = field(default_factory=list)  # paths the command line has set
+    given: list[tuple[str, ...]] = field(default_factory=list)  # paths that were laid over it
+    laid_over: str = "command line"  # by what
 
     def place(self, where: Sequence[Any]) -> str:
         """Say where the value at a path was written: `sweeps/a.yaml, line 7`."""
-        if any(tuple(where[: len(path)]) == path for path in self.given):
-            return "command line"
+        if not self.wrote(where):
+            return self.laid_over
         line = _line(self.tree, where)
         return f"{self.source}, line {line}" if line else self.source
+
+    def wrote(self, where: Sequence[Any]) -> bool:
+        """Whether the value at a path is the source's own."""
+        return not any(path[: len(where)] == tuple(where[: len(path)]) for path in self.given)
 
 
 def parse(text: str, source: str) -> tuple[dict[str, Any], Origin]:
@@ -49,7 +54,7 @@ def parse(text: str, source: str) -> tuple[dict[str, Any], Origin]:
     except MistakeError as error:
         raise ValueError(f"{source}, line {error.where[0]}: {error}") from error
     if not isinstance(content, dict):
-        kind = "empty" if content is None else f"a {type(content).__name__}"
+        kind = "empty" if content is None else "a list" if isinstance(content, list) else "text"
         raise ValueError(f"{source}: a sweep is a mapping of keys to values, this is {kind}")
     return content, Origin(source, tree)
 

@@ -25,7 +25,11 @@ from bench.results import Store
 
 LOCK_SECONDS = 120
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+SETTINGS = {  # for MLflow, unless the user set them
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # of a default of 7, which takes minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a run
+}
 STORE_MODULES = {"mlflow", "sqlalchemy", "alembic", "sqlite3", "requests", "urllib3"}
 
 
@@ -46,8 +50,8 @@ def is_remote(uri: str) -> bool:
 @contextlib.contextmanager
 def guarded(uri: str) -> Iterator[None]:
     """Turn what a store that is down or broken raises into a TrackingError, and soon."""
-    before = {name: os.environ.get(name) for name in PATIENCE}
-    os.environ.update({name: before[name] or value for name, value in PATIENCE.items()})
+    before = {name: os.environ.get(name) for name in SETTINGS}
+    os.environ.update({name: before[name] or value for name, value in SETTINGS.items()})
     try:
         yield
     except Exception as error:
@@ -115,8 +119,7 @@ def ui(store: Store, uri: str | None = None, host: str = "127.0.0.1", port: int 
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
     command += ["--host", host, "--port", str(port)]
     artifacts = (store.root.resolve() / "mlartifacts").as_uri()
-    # without this word MLflow 3 opens on its pages for language models
-    click.echo(f"open http://{host}:{port}/#/experiments?workflowType=machine_learning")
+    click.echo(f'open http://{host}:{port} and choose "Model training" at the top left, once')
     quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     with contextlib.suppress(KeyboardInterrupt):
         done = subprocess.run([*command, "--default-artifact-root", artifacts], env=quiet)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -5,7 +7,15 @@ import torch
 from torch.autograd import gradcheck
 
 from bench import sparse
-from bench.sparse import CSR, edge_softmax, gather_spmm, relu_dropout, spmm, weighted_spmm
+from bench.sparse import (
+    CSR,
+    edge_softmax,
+    gather_spmm,
+    relu_dropout,
+    soft_label_divergence,
+    spmm,
+    weighted_spmm,
+)
 from tests import toys
 
 SHAPES = [(9, 7), (7, 9), (1, 5), (5, 1), (1, 1), (40, 40)]
@@ -19,9 +29,7 @@ def normal(*shape: int, dtype=torch.float32, seed: int = 1) -> torch.Tensor:
 def with_duplicates() -> CSR:
     """[[0, 5, 0], [0, 0, 0], [7, 0, 4]], its entries repeated and not sorted."""
     indices = torch.tensor([1, 1, 2, 0, 2], dtype=torch.int32)
-    return CSR(
-        torch.tensor([0, 2, 2, 5]), indices, torch.tensor([2.0, 3.0, 1.0, 7.0, 3.0]), (3, 3)
-    )
+    return CSR(torch.tensor([0, 2, 2, 5]), indices, torch.tensor([2.0, 3.0, 1.0, 7.0, 3.0]), (3, 3))
 
 
 # ---- the matrix -----------------------------------------------------------------------------
@@ -108,6 +116,21 @@ def test_a_product_and_its_gradient_are_those_of_dense_matrices(shape, width, dt
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "torch"])
+def test_picked_rows_may_get_a_bias(dtype):
+    a, rows = toys.random_csr(9, 7, 0.5), torch.tensor([0, 8, 3, 3])
+    b, bias = normal(7, 5, dtype=dtype), normal(5, dtype=dtype, seed=4)
+    ours, theirs = gather_spmm(a, rows, b, bias), a.to_dense().to(dtype)[rows] @ b + bias
+    torch.testing.assert_close(ours, theirs)
+    weights = normal(4, 5, dtype=dtype, seed=2).detach()
+    for one, two in zip(
+        torch.autograd.grad((ours * weights).sum(), (b, bias)),
+        torch.autograd.grad((theirs * weights).sum(), (b, bias)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "torch"])
 def test_empty_matrices_multiply(dtype):
     none = torch.zeros(0, dtype=torch.int32)
     blank = CSR(torch.zeros(4, dtype=torch.int64), none, torch.zeros(0), (3, 2))
@@ -131,7 +154,9 @@ def test_operands_need_not_be_contiguous():
     torch.testing.assert_close(spmm(a, b), a.to_dense() @ b)
     (grad,) = torch.autograd.grad(spmm(a, b), b, torch.ones(3, 6).t())
     torch.testing.assert_close(grad, a.to_dense().t() @ torch.ones(6, 3))
-    (grad,) = torch.autograd.grad(spmm(a, b).sum(), b)  # the gradient of a sum is one number, spread
+    (grad,) = torch.autograd.grad(
+        spmm(a, b).sum(), b
+    )  # the gradient of a sum is one number, spread
     torch.testing.assert_close(grad, a.to_dense().t() @ torch.ones(6, 3))
 
 
@@ -170,7 +195,7 @@ def test_edge_softmax_is_a_softmax_of_each_row(dtype):
     ours = edge_softmax(a, scores)
     bounds = a.indptr.tolist()
     assert bounds[0] == bounds[1]  # the first row is empty
-    parts = [scores[i:j].softmax(0) for i, j in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [scores[i:j].softmax(0) for i, j in itertools.pairwise(bounds)]
     theirs = torch.cat(parts)
     torch.testing.assert_close(ours, theirs)
     sums = torch.zeros(9, 2, dtype=dtype).index_add(0, a.row_ids, ours)
@@ -211,8 +236,45 @@ def test_compiled_loops_and_torch_agree_on_a_larger_matrix():
         ours, theirs = call(*inputs), call(*doubles)
         torch.testing.assert_close(ours.double(), theirs, atol=1e-5, rtol=1e-5)
         grads = torch.autograd.grad(ours.square().sum(), inputs)
-        for one, two in zip(grads, torch.autograd.grad(theirs.square().sum(), doubles), strict=True):
+        for one, two in zip(
+            grads, torch.autograd.grad(theirs.square().sum(), doubles), strict=True
+        ):
             torch.testing.assert_close(one.double(), two, atol=1e-3, rtol=1e-4)
+
+
+# ---- soft labels ----------------------------------------------------------------------------
+
+
+def divergence_by_formula(logits: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
+    return (log_probs.exp() * (log_probs - logits.log_softmax(1))).sum(1).mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "torch"])
+@pytest.mark.parametrize("shape", [(1, 2), (7, 3), (20, 47), (3, 1)])
+def test_the_divergence_and_its_gradient_are_the_formula(shape, dtype):
+    logits = normal(*shape, dtype=dtype)
+    target = normal(*shape, dtype=dtype, seed=3).detach().log_softmax(1)
+    ours, theirs = soft_label_divergence(logits, target), divergence_by_formula(logits, target)
+    torch.testing.assert_close(ours, theirs)
+    for one, two in zip(
+        torch.autograd.grad(3 * ours, logits), torch.autograd.grad(3 * theirs, logits), strict=True
+    ):
+        torch.testing.assert_close(one, two)
+
+
+def test_the_divergence_does_not_overflow_and_a_class_without_weight_adds_nothing():
+    logits = torch.tensor([[1000.0, -1000.0, 0.0]], requires_grad=True)
+    target = torch.tensor([[0.0, -torch.inf, -torch.inf]])
+    loss = soft_label_divergence(logits, target)
+    assert loss.item() == 0
+    assert torch.autograd.grad(loss, logits)[0].tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_the_divergence_does_not_hide_a_nan(who):
+    logits, target = torch.zeros(4, 3), torch.zeros(4, 3).log_softmax(1)
+    (logits if who == "student" else target)[2] = torch.nan
+    assert soft_label_divergence(logits, target).isnan()
 
 
 # ---- relu_dropout ---------------------------------------------------------------------------

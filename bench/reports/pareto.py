@@ -54,6 +54,8 @@ def _pareto_panel(
     points = _points(block, cost)
     floor = 100 * floor_of(block, costed(block, cost))
     _tell_cut(ax, points[points["accuracy"] < floor], colours)
+    # Invisible marks keep the cut methods, named at their cost, inside the axis.
+    ax.plot(points["cost"], [points["accuracy"].max()] * len(points), linestyle="", marker="")
     points = points[points["accuracy"] >= floor]
     front = _front(points)
     ax.step(front["cost"], front["accuracy"], where="post", color="#bbbbbb", linewidth=1.2)

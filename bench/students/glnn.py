@@ -35,9 +35,7 @@ class GLNN(Method):
         label_weight: float = hp(0.0, low=0.0, high=1.0)  # lambda, Eq. 1
         temperature: float = hp(1.0, low=0.1, high=10.0, log=True)  # T^2 applied
 
-    def __init__(
-        self, config: Any, num_features: int, num_classes: int, num_nodes: int
-    ) -> None:
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
         self.mlp = config.build(num_features, num_classes)
 

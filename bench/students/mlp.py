@@ -24,10 +24,7 @@ class PlainMLP(Method):
     class Config(MLPConfig):
         """Hyper-parameters of an MLP."""
 
-
-    def __init__(
-        self, config: Any, num_features: int, num_classes: int, num_nodes: int
-    ) -> None:
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
         self.mlp = config.build(num_features, num_classes)
 

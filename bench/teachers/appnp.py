@@ -38,9 +38,7 @@ class APPNP(Method):
         teleport: float = hp(0.1, low=0.0, high=1.0)  # alpha
         edge_dropout: float = hp(0.5, low=0.0, high=0.95)
 
-    def __init__(
-        self, config: Any, num_features: int, num_classes: int, num_nodes: int
-    ) -> None:
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
         sizes = [num_features, *[config.hidden_dim] * (config.num_layers - 1), num_classes]
         self.mlp = MLP(sizes, norm=config.norm, dropout=config.dropout)

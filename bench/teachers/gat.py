@@ -36,9 +36,7 @@ class GAT(Method):
         attention_dropout: float = hp(0.3, low=0.0, high=0.95)
         norm: str = hp("none", choices=("none", "batch", "layer"))
 
-    def __init__(
-        self, config: Any, num_features: int, num_classes: int, num_nodes: int
-    ) -> None:
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
         if config.hidden_dim % config.num_heads:
             raise ValueError(

@@ -33,9 +33,7 @@ class GCN(Method):
         input_dropout: float = hp(0.0, low=0.0, high=0.95)  # on the stored features
         norm: str = hp("none", choices=("none", "batch", "layer"))
 
-    def __init__(
-        self, config: Any, num_features: int, num_classes: int, num_nodes: int
-    ) -> None:
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
         sizes = [num_features, *[config.hidden_dim] * (config.num_layers - 1), num_classes]
         convolutions = [GCNConv(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]

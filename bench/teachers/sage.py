@@ -41,9 +41,7 @@ class SAGE(Method):
         batch_size: int = hp(0, low=0, high=1_000_000)  # 0: full batch, nothing sampled
         fanouts: tuple[int, ...] = hp((5, 10, 15))  # neighbours drawn a layer, input layer first
 
-    def __init__(
-        self, config: Any, num_features: int, num_classes: int, num_nodes: int
-    ) -> None:
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
         if config.batch_size and len(config.fanouts) != config.num_layers:
             raise ValueError(

@@ -1,0 +1,1 @@
+"""Benchmarks: each script runs both sides in one process and prints their ratio."""

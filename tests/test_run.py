@@ -1,0 +1,149 @@
+import dataclasses
+import json
+
+import pytest
+
+from bench import run as runner
+from bench.results import CorruptError
+from bench.run import Place, record_failure, run
+from bench.sweep import expand, from_overrides
+from tests import outside
+
+DATA = "synthetic:nodes=300,degree=6,classes=3"
+METHODS = ("gcn", "chalkless", "mlp", "glnn", "explode", "fail", "decline")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _outsiders(tmp_path_factory):
+    with outside.installed(tmp_path_factory.mktemp("outside")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def cells(_outsiders, tmp_path_factory):
+    """One cell for each (teacher, student), 5 epochs each."""
+    texts = ["teachers=gcn,chalkless", "students=mlp,glnn,explode,fail,decline"]
+    texts += [f"{name}.max_epochs=5" for name in METHODS]
+    sweep = from_overrides([f"datasets={DATA}", "splits=random", "settings=production", *texts])
+    return {cell.group[3:]: cell for cell in expand(sweep, tmp_path_factory.mktemp("none"))}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return Place(tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("data"))
+
+
+def test_a_teacher_is_fitted_scored_and_kept(cells, place):
+    row = run(cells["gcn", ""], place)
+    assert row.status == "ok"
+    assert row.variants[""].keys() >= {"test_accuracy", "val_accuracy", "params", "macs"}
+    files = {"history.json", "logits.npy", "predictions.npz", "weights.pt"}
+    assert row.artefacts.keys() == files
+    assert {p.name for p in place.store.folder(row.key).iterdir()} == {*files, "row.json"}
+    assert row.fit["epochs"] == len(place.store.history(row.key)["loss"]) == 5
+    assert row.ran["threads"] == 1
+    assert row.teacher_key == ""
+
+
+def test_production_mixes_the_observed_and_the_unseen(cells, place):
+    numbers = run(cells["gcn", "glnn"], place).variants[""]
+    mixed = 0.8 * numbers["tran_accuracy"] + 0.2 * numbers["ind_accuracy"]
+    assert numbers["test_accuracy"] == numbers["prod_accuracy"] == pytest.approx(mixed)
+
+
+def test_a_student_trains_its_teacher_first_and_shares_it(cells, tmp_path, place):
+    fresh = Place(tmp_path, place.data)
+    row = run(cells["gcn", "glnn"], fresh)
+    assert row.status == "ok"
+    assert row.teacher_key == cells["gcn", ""].key
+    assert fresh.store.keys() == sorted([row.key, row.teacher_key])
+    assert "agreement" in row.variants[""]
+
+
+def test_the_same_cell_again_is_read_and_gives_the_same_elsewhere(cells, place, tmp_path):
+    row = run(cells["", "mlp"], place)
+    assert run(cells["", "mlp"], place).ran["started"] == row.ran["started"]
+    other = run(cells["", "mlp"], Place(tmp_path, place.data))
+    assert other.variants == row.variants
+    assert other.artefacts["predictions.npz"] == row.artefacts["predictions.npz"]
+
+
+def test_tuning_sees_no_test_metric(cells, place):
+    blind = dataclasses.replace(cells["gcn", "glnn"], evaluate_test=False)
+    row = run(blind, place)
+    assert row.status == "ok"
+    assert row.key != cells["gcn", "glnn"].key
+    assert "val_accuracy" in row.variants[""]
+    assert not {name for name in row.variants[""] if "test" in name or "tran" in name}
+    assert "predictions.npz" not in row.artefacts
+
+
+@pytest.mark.parametrize(
+    ("group", "status", "reason"),
+    [
+        (("", "explode"), "diverged", "the loss is not finite at epoch 2"),
+        (("", "fail"), "failed", "RuntimeError: the fuse\nburnt"),
+        (("", "decline"), "skipped", "it has no time"),
+        (("chalkless", ""), "failed", "RuntimeError: no chalk"),
+        (("chalkless", "glnn"), "failed", "its teacher chalkless failed: RuntimeError: no chalk"),
+    ],
+)
+def test_what_goes_wrong_becomes_status_and_reason(group, status, reason, cells, place):
+    row = run(cells[group], place)
+    assert (row.status, row.reason) == (status, reason)
+    assert row.variants == {}
+    assert place.store.read(row.key).status == status
+
+
+def test_a_failure_keeps_its_traceback(cells, place):
+    row = run(cells["", "fail"], place)
+    assert "the fuse" in place.store.artefact(row, "traceback.txt").read_text()
+
+
+def test_a_failed_cell_runs_again_and_a_skipped_one_does_not(cells, place):
+    for name, again in (("fail", True), ("decline", False)):
+        first, second = (run(cells["", name], place).ran["started"] for _ in range(2))
+        assert (first != second) is again
+
+
+def test_a_lost_cell_is_recorded(cells, tmp_path, place):
+    fresh = Place(tmp_path, place.data)
+    record_failure(cells["gcn", "glnn"], fresh, "timeout", "took longer than 5 s")
+    row = fresh.store.read(cells["gcn", "glnn"].key)
+    assert (row.status, row.reason) == ("timeout", "took longer than 5 s")
+    assert row.teacher_key == cells["gcn", ""].key
+
+
+def test_damaged_teacher_logits_are_made_again(cells, tmp_path, place):
+    fresh = Place(tmp_path, place.data)
+    teacher = run(cells["gcn", ""], fresh)
+    path = fresh.store.folder(teacher.key) / "logits.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-4] + b"\0\0\0\1")
+    assert run(cells["gcn", "glnn"], fresh).status == "ok"
+    assert path.read_bytes() == content
+    assert len(list((tmp_path / "corrupt").iterdir())) == 1
+
+
+def test_a_model_comes_back_from_its_weights_and_damaged_ones_are_refused(cells, tmp_path, place):
+    fresh = Place(tmp_path, place.data)
+    row = run(cells["", "mlp"], fresh)
+    model = runner.load_model(cells["", "mlp"], fresh)
+    exam = runner.load_exam(cells["", "mlp"], fresh)
+    seen, unseen = runner.predict(model, exam, "cpu")
+    scores, _ = runner._test_scores(exam, seen, unseen, None)
+    assert scores["test_accuracy"] == row.variants[""]["test_accuracy"]
+    path = fresh.store.folder(row.key) / "weights.pt"
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(CorruptError, match=r"weights\.pt does not match"):
+        runner.load_model(cells["", "mlp"], fresh)
+
+
+def test_cost_is_measured_on_the_stored_model(cells, tmp_path, place):
+    fresh = Place(tmp_path, place.data)
+    row = run(cells["", "mlp"], fresh)
+    found = runner.measure(row, fresh)[""]
+    assert found["latency_ms"] > 0
+    assert found["latency_node_ms"] > 0
+    assert found["cost_threads"] == 1
+    assert json.loads(json.dumps(found)) == fresh.store.read(row.key).cost[""]

@@ -1,0 +1,289 @@
+from pathlib import Path
+
+import pytest
+
+from bench.sweep import MAX_SEED, expand, from_overrides, make, parse_seeds, read
+
+DATA = "synthetic:nodes=300,degree=4,classes=3"
+HEAD = f"datasets: ['{DATA}']\nsplits: [random]\n"  # lines 1 and 2
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "my sweep.yaml"
+    path.write_text(text)
+    return path
+
+
+def cells_of(folder: Path, text: str, *overrides: str):
+    return expand(read(write(folder, text), overrides), folder)
+
+
+def refusal(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the callers look at the message)
+        cells_of(folder, text, *overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(folder / "my sweep.yaml"), "FILE")
+
+
+GCN = HEAD + "teachers: [gcn]\n"
+REFUSED = {  # what is wrong -> the file after HEAD, the beginning of the sentence
+    "an empty axis": ("teachers: []", "FILE, line 3: teachers is empty; give at least one"),
+    "an axis of nothing": ("teachers: [gcn]\nsettings:", "FILE, line 4: settings is None"),
+    "a number for an axis": ("teachers: 3", "FILE, line 3: teachers is 3; give a list"),
+    "a number for an entry": ("teachers:\n- gcn\n- 3", "FILE, line 5: teachers.1 is 3; give a"),
+    "the same entry": (
+        "teachers:\n- gcn\n- sage\n- gcn",
+        "FILE, line 6: 'gcn' stands twice in teachers; give each its own `label`",
+    ),
+    "the same label": (
+        "teachers:\n- gcn\n- {name: sage, label: gcn}",
+        "FILE, line 5: 'gcn' stands twice",
+    ),
+    "the same seed": ("teachers: [gcn]\nseeds: [0, 1, 0]", "FILE, line 4: '0' stands twice in"),
+    "the same key": ("teachers: [gcn]\nseeds: 1\nseeds: 2", "FILE, line 5: key 'seeds' stands"),
+    "the same inner key": (
+        "teachers: [gcn]\nconfig:\n  gcn: {lr: 0.1,\n        lr: 0.2}",
+        "FILE, line 6: key 'lr' stands there twice",
+    ),
+    "no method": ("", "FILE: a sweep needs teachers, students or both"),
+    "a tab": ("teachers: [gcn]\nconfig:\n\tgcn: 3", "FILE, line 5: not valid YAML"),
+    "an open list": ("teachers: [gcn\nseeds: 3", "FILE, line 4: not valid YAML"),
+    "code": ("name: !!python/object/apply:os.system [ls]", "FILE, line 3: not valid YAML"),
+    "a key that is a number": ("3: gcn", "FILE, line 3: a key is a name, not 3"),
+    "a key that is a list": ("[a]: gcn", "FILE, line 3: a key is a name, not ['a']"),
+    "an unknown key": ("studnts: [mlp]", "FILE, line 3: unknown key 'studnts'; did you mean 'stu"),
+    "an unknown key of an entry": (
+        "teachers:\n- gcn\n- name: sage\n  labl: x",
+        "FILE, line 6: unknown key 'labl'; did you mean 'label'?",
+    ),
+    "an entry without name": (
+        "teachers:\n- gcn\n- label: x",
+        "FILE, line 5: key 'teachers.1.name'",
+    ),
+    "a blank label": ("teachers: [{name: gcn, label: ' '}]", "FILE, line 3: label ' ' is not"),
+    "yes for true": ("teachers: [gcn]\nself_loops: yes", "FILE, line 4: self_loops is 'yes'; give"),
+    "text for a number": ("teachers: [gcn]\nhidden_rate: x", "FILE, line 4: hidden_rate is 'x'"),
+    "a rate of zero": ("teachers: [gcn]\nhidden_rate: 0", "FILE, line 4: hidden_rate is 0; it"),
+    "a rate above one": ("teachers: [gcn]\nhidden_rate: 2", "FILE, line 4: hidden_rate is 2; it"),
+    "an unknown device": ("teachers: [gcn]\ndevice: tpu", "FILE, line 4: device is 'tpu'; it"),
+    "a name with a folder": ("name: ../x", "FILE, line 3: name '../x' also names files"),
+    "a name that is a number": ("teachers: [gcn]\nname: 7", "FILE, line 4: name is 7; give text"),
+    "an unknown setting": (
+        "settings:\n- transductive\n- inductiv",
+        "FILE, line 5: unknown setting 'inductiv'; did you mean 'inductive'?",
+    ),
+    "an unknown teacher": ("teachers:\n- gcn\n- saga", "FILE, line 5: unknown teacher 'saga'; did"),
+    "an unknown student": ("students: [gln]", "FILE, line 3: unknown student 'gln'; did you mean"),
+    "an unknown preset": ("teachers:\n- gcn\n- sage:glm", "FILE, line 5: unknown preset of"),
+    "a student without teacher": ("students:\n- mlp\n- glnn", "FILE, line 5: student 'glnn' needs"),
+    "the same question": (
+        "teachers:\n- gcn\n- {name: gcn, label: twin}",
+        "FILE, line 5: 'gcn' and 'twin' have the same configuration",
+    ),
+    "a config of nobody": (
+        "teachers: [gcn]\nconfig:\n  gcn: {lr: 0.1}\n  sage: {lr: 0.1}",
+        "FILE, line 6: config names no method 'sage'",
+    ),
+    "a config of nothing": ("teachers: [gcn]\nconfig:\n  gcn:", "FILE, line 5: config.gcn is None"),
+    "an unknown hyper-parameter": (
+        "teachers: [gcn]\nconfig:\n  gcn:\n    lr: 0.1\n    droput: 0.1",
+        "FILE, line 7: unknown",
+    ),
+    "an unknown hyper-parameter of an entry": (
+        "teachers:\n- name: gcn\n  config:\n    lr: 0.1\n    droput: 0.1",
+        "FILE, line 7: unknown",
+    ),
+    "a value out of range": (
+        "teachers: [gcn]\nconfig:\n  gcn:\n    lr: 0.1\n    dropout: 1.5",
+        "FILE, line 7: teacher 'gcn': dropout is 1.5; allowed: 0.95 or less",
+    ),
+    "not a number": ("teachers: [gcn]\nconfig: {gcn: {lr: .nan}}", "FILE, line 4: teacher 'gcn':"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_mistake_is_refused_with_its_line(case, tmp_path):
+    text, sentence = REFUSED[case]
+    assert refusal(tmp_path, HEAD + text).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "FILE: a sweep is a mapping of keys to values, this is empty"),
+        ("# only this\n", "FILE: a sweep is a mapping of keys to values, this is empty"),
+        ("- a\n- b\n", "FILE: a sweep is a mapping of keys to values, this is a list"),
+        ("hello\n", "FILE: a sweep is a mapping of keys to values, this is text"),
+        ("teachers: [gcn]\n", "FILE: key 'datasets' is missing"),
+        ("datasets: [3]\nteachers: [gcn]\n", "FILE, line 1: datasets.0 is 3; give text"),
+        ("datasets:\n- synthetic\n- coro\nteachers: [gcn]", "FILE, line 3: unknown dataset 'coro'"),
+        (
+            "datasets: [synthetic]\nsplits:\n- random\n- public\nteachers: [gcn]",
+            "FILE, line 4: dataset 'synthetic' has no split 'public'; it can use: random, ratio",
+        ),
+        (
+            "datasets:\n- synthetic\n- synthetic:nodes=2500\nteachers: [gcn]",
+            "FILE, line 3: 'synthetic' and 'synthetic:nodes=2500' are the same data",
+        ),
+    ],
+)
+def test_a_file_without_the_usual_head_is_refused(text, sentence, tmp_path):
+    assert refusal(tmp_path, text).startswith(sentence)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(ValueError, match=r"binary.yaml is not a text file in UTF-8"):
+        read(tmp_path / "binary.yaml")
+
+
+def test_a_missing_file_is_told_with_the_nearest_name(tmp_path):
+    write(tmp_path, GCN)
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'my sweep.yaml'"):
+        read(tmp_path / "my_sweep.yaml")
+
+
+def test_the_name_of_a_sweep_is_its_files_unless_given(tmp_path):
+    assert read(write(tmp_path, GCN)).name == "my sweep"
+    assert read(write(tmp_path, GCN + "name: other\n")).name == "other"
+
+
+# ---- numbers and seeds ----------------------------------------------------------------------
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path):
+    text = GCN + "config: {gcn: {weight_decay: 1e-7, hidden_dim: 010}}\nname: 2024-01-01\n"
+    sweep = read(write(tmp_path, text), ["gcn.lr=1e-4"])
+    assert sweep.config == {"gcn": {"weight_decay": 1e-7, "hidden_dim": 10, "lr": 1e-4}}
+    assert sweep.name == "2024-01-01"
+
+
+def test_a_merge_key_is_understood(tmp_path):
+    text = GCN + "config:\n  gcn: &fast {max_epochs: 3}\n  sage: {<<: *fast, lr: 0.02}\n"
+    assert read(write(tmp_path, text)).config["sage"] == {"max_epochs": 3, "lr": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [(3, [3]), ("3", [3]), ("0-3", [0, 1, 2, 3]), (" 0, 2,5 - 7", [0, 2, 5, 6, 7]), ([4], [4])],
+)
+def test_seeds_are_read(given, seeds):
+    assert parse_seeds(given) == seeds
+
+
+@pytest.mark.parametrize(
+    "given", ["9-0", "a", "-1", "0.5", "true", "0-99999999999", "", f"{MAX_SEED + 1}", "{a: 1}"]
+)
+def test_seeds_that_make_no_sense_are_refused(given, tmp_path):
+    assert refusal(tmp_path, GCN + f"seeds: {given}").startswith("FILE, line 4: seed")
+
+
+def test_a_list_of_seeds_is_refused_at_the_culprit(tmp_path):
+    message = refusal(tmp_path, GCN + "seeds:\n- 0\n- -1")
+    assert message == f"FILE, line 6: seed -1 is not between 0 and {MAX_SEED}"
+    assert refusal(tmp_path, GCN + "seeds: [0.5]").startswith(
+        "FILE, line 4: seeds.0 is 0.5; give a"
+    )
+
+
+# ---- overrides ------------------------------------------------------------------------------
+
+
+def test_an_override_wins_over_the_file_and_is_blamed_itself(tmp_path):
+    text = GCN + "hidden_rate: 0.3\nconfig: {gcn: {lr: 0.1}}\n"
+    assert read(write(tmp_path, text), ["hidden_rate=0.5"]).hidden_rate == 0.5
+    assert refusal(tmp_path, text, "hidden_rate=7").startswith("command line: hidden_rate is 7")
+    assert refusal(tmp_path, text, "gcn.lr=7").startswith("command line: teacher 'gcn': lr is 7")
+    assert refusal(tmp_path, text, "teachers=gcm").startswith("command line: unknown teacher 'gcm'")
+    assert refusal(tmp_path, text + "sede: 1", "gcn.lr=0.2").startswith("FILE, line 6: unknown key")
+
+
+@pytest.mark.parametrize("text", ["novalue", "=3", "gcn.lr=", "gcn.lr=[1", "gcn.lr=null"])
+def test_an_override_that_cannot_be_read_is_refused(text, tmp_path):
+    assert refusal(tmp_path, GCN, text).startswith(f"override '{text}' ")
+
+
+def test_the_commas_of_a_dataset_are_its_own():
+    given = "datasets=cora,synthetic:nodes=600, degree=6,citeseer , pubmed"
+    sweep = from_overrides([given, "teachers=gcn, sage:glnn"])
+    assert sweep.datasets == ["cora", "synthetic:nodes=600, degree=6", "citeseer", "pubmed"]
+    assert [entry.name for entry in sweep.teachers] == ["gcn", "sage:glnn"]
+
+
+# ---- expansion ------------------------------------------------------------------------------
+
+
+def test_the_matrix_is_complete_and_teachers_come_before_their_students(tmp_path):
+    text = HEAD + (
+        "settings: [transductive, production]\nteachers: [gcn, sage]\n"
+        "students: [mlp, glnn]\nseeds: 0-2\n"
+    )
+    cells = cells_of(tmp_path, text)
+    # for each setting and seed: 2 teachers, 1 student without and 2 with a teacher
+    assert len(cells) == len({cell.key for cell in cells}) == 2 * 3 * (2 + 1 + 2)
+    seen = set()
+    for cell in cells:
+        seen.add(cell.key)
+        assert cell.teacher_cell is None or cell.teacher_cell.key in seen
+
+
+def test_one_teacher_for_all_seeds_is_one_cell(tmp_path):
+    text = GCN + "students: glnn\nseeds: 0-4\nteacher_seed: 7\nsplit_seed: 1\n"
+    cells = cells_of(tmp_path, text)
+    assert [cell.seed for cell in cells] == [7, 0, 1, 2, 3, 4]
+    assert {(cell.split_seed, cell.teacher_seed) for cell in cells} == {(1, 7)}
+
+
+def test_the_more_specific_config_wins(tmp_path):
+    text = HEAD + (
+        "teachers:\n- gcn\n- {name: gcn, label: own, config: {lr: 0.2, dropout: 0.2}}\n"
+        "- {name: gcn, label: both, config: {lr: 0.3}}\n"
+        "config: {gcn: {lr: 0.1, max_epochs: 5}, both: {lr: 0.4}}\n"
+    )
+    configs = {cell.teacher.label: cell.teacher.config for cell in cells_of(tmp_path, text)}
+    assert {label: config["lr"] for label, config in configs.items()} == {
+        "gcn": 0.1,
+        "own": 0.2,
+        "both": 0.4,
+    }
+    assert {config["max_epochs"] for config in configs.values()} == {5}
+
+
+def test_an_override_wins_over_the_config_of_an_entry_without_label(tmp_path):
+    text = HEAD + "teachers: [{name: gcn, config: {lr: 0.2}}]\n"
+    (cell,) = cells_of(tmp_path, text, "gcn.lr=0.3")
+    assert cell.teacher.config["lr"] == 0.3
+
+
+def test_a_split_named_twice_by_default_and_by_name_runs_once(tmp_path):
+    text = GCN.replace("[random]", "[default, random]")
+    assert len(cells_of(tmp_path, text)) == 1
+
+
+def test_the_hidden_rate_enters_only_where_something_is_hidden(tmp_path):
+    text = GCN + "settings: [transductive, production, inductive]\n"
+    rates = {c.protocol.setting: c.protocol.hidden_rate for c in cells_of(tmp_path, text)}
+    assert rates == {"transductive": 0.0, "production": 0.2, "inductive": 0.2}
+
+
+def test_plain_data_makes_the_same_sweep_as_a_file(tmp_path):
+    text = GCN + "students: [mlp, {name: glnn, label: g}]\nseeds: 0-1\n"
+    sweep = read(write(tmp_path, text))
+    again = make(sweep.model_dump())
+    assert again.model_dump() == sweep.model_dump()
+    assert [c.key for c in expand(again, tmp_path)] == [c.key for c in expand(sweep, tmp_path)]
+
+
+def test_a_missing_data_file_is_named_with_the_way_to_get_it(tmp_path):
+    sweep = from_overrides(["datasets=cora", "teachers=gcn"])
+    with pytest.raises(FileNotFoundError, match=r"ind\.cora\.x .*run `gkdbench prepare cora`"):
+        expand(sweep, tmp_path)
+
+
+def test_choosing_other_methods_leaves_a_files_config_for_the_rest_alone(tmp_path):
+    text = HEAD + "teachers: [gcn, sage]\nconfig: {gcn: {lr: 0.1}, sage: {lr: 0.2}}\n"
+    (cell,) = cells_of(tmp_path, text, "teachers=gcn")
+    assert cell.teacher.config["lr"] == 0.1
+    message = refusal(tmp_path, text, "teachers=gcn", "sage.lr=0.3")
+    assert message == "command line: config names no method 'sage'; this sweep has: gcn"
