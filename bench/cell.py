@@ -45,7 +45,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: protocol x teacher x student x seeds. Without student: the teacher itself."""
+    """One measurement: protocol x teacher x student x seeds; without student the teacher."""
 
     protocol: Protocol
     teacher: Choice | None

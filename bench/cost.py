@@ -62,7 +62,8 @@ def latency(model: Method, graph: Graph, seconds: float = 0.25) -> dict[str, flo
     """Time a model on the whole graph and on single nodes, about `seconds` each.
 
     Units: milliseconds; `_q1` and `_q3` are the quartiles of the runs. `energy_joules` (of one
-    inference of the whole graph, machine-wide) is there where the machine has a counter we may read.
+    inference of the whole graph, machine-wide) is there where the machine has a counter we may
+    read.
     """
     nodes = _requests(graph)
     turn = iter(range(10**9))

@@ -1,7 +1,8 @@
 """What a method may see: the observed graph, its split into roles, the teacher's outputs.
 
 `Dataset` is what a loader returns; `protocol.make_task` cuts a `Task` out of it. A method only ever
-gets the `Task`: unseen nodes are absent from its graph, and labels other than those of `train` are -1.
+gets the `Task`: unseen nodes are absent from its graph, and labels other than those of `train`
+are -1.
 """
 
 import dataclasses
@@ -75,7 +76,7 @@ class Graph:
         cache = self.__dict__.setdefault("_normalised", {})
         if kind not in cache:
             cache[kind] = normalise(self.adj, kind)
-        return cache[kind]  # type: ignore[no-any-return]
+        return cache[kind]
 
     def remember(self, *node_sets: Tensor) -> None:
         """Keep the blocks of these node sets once cut: those that every epoch asks for."""
@@ -94,7 +95,7 @@ class Graph:
             return receptive_field(whole, nodes, num_layers)
         if (num_layers, kind) not in kept:
             kept[num_layers, kind] = receptive_field(whole, nodes, num_layers)
-        return kept[num_layers, kind]  # type: ignore[no-any-return]
+        return kept[num_layers, kind]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +154,8 @@ def sample_blocks(
 ) -> list[Block]:
     """Cut blocks with at most `fanouts[l]` neighbours a node, drawn without replacement.
 
-    `fanouts[0]` belongs to the input layer. Weights are scaled by degree / drawn, which keeps a mean
-    a mean and makes a weighted sum unbiased (GraphSAGE, arXiv 1706.02216, section 3.1).
+    `fanouts[0]` belongs to the input layer. Weights are scaled by degree / drawn, which keeps a
+    mean a mean and makes a weighted sum unbiased (GraphSAGE, arXiv 1706.02216, section 3.1).
     """
     blocks = []
     for fanout in reversed(fanouts):
@@ -224,7 +225,7 @@ class TeacherOutput:
         cache = self.__dict__.setdefault("_log_probs", {})
         if temperature not in cache:
             cache[temperature] = torch.log_softmax(self.logits / temperature, dim=1)
-        return cache[temperature]  # type: ignore[no-any-return]
+        return cache[temperature]
 
     @functools.cached_property
     def model(self) -> Any:

@@ -43,7 +43,10 @@ def hp(
     log: bool = False,
     choices: Iterable[Any] | None = None,
 ) -> Any:
-    """Declare one hyper-parameter: `lr: float = hp(0.01, low=1e-4, high=0.1, log=True)`."""
+    """Declare one hyper-parameter on one line.
+
+    Example: `lr: float = hp(0.01, low=1e-4, high=0.1, log=True)  # Adam's step size`.
+    """
     limits = Range(low, high, log, tuple(choices) if choices is not None else None)
     return dataclasses.field(default=default, metadata={"range": limits})
 

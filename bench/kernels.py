@@ -1,14 +1,15 @@
 """Compiled loops over compressed rows and elements (numba), CPU only.
 
-Plain loops: the inner one, over contiguous columns, is what the compiler vectorises. Every result is
-bit-equal whatever the number of threads: a thread owns whole rows, or whole columns, of the result,
-and random numbers are a function of a seed and a position.
+Plain loops: the inner one, over contiguous columns, is what the compiler vectorises. Every result
+is bit-equal whatever the number of threads: a thread owns whole rows, or whole columns, of the
+result, and random numbers are a function of a seed and a position.
 """
 
 import functools
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +26,14 @@ os.environ.setdefault("NUMBA_CACHE_DIR", cache_folder())
 
 import numba  # noqa: E402  (reads NUMBA_CACHE_DIR when imported)
 
-_jit = functools.partial(
+_jit: Any = functools.partial(
     numba.njit, parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz"}
 )
 
 
 @_jit
 def spmm_rows(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
+    """Out = A b."""
     for i in numba.prange(out.shape[0]):
         for k in range(out.shape[1]):
             out[i, k] = 0.0
@@ -43,6 +45,7 @@ def spmm_rows(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def spmm_gather(indptr, indices, values, rows, b, bias, out):  # type: ignore[no-untyped-def]
+    """Out = A[rows] b + bias."""
     for i in numba.prange(out.shape[0]):
         for k in range(out.shape[1]):
             out[i, k] = bias[k]
@@ -54,6 +57,7 @@ def spmm_gather(indptr, indices, values, rows, b, bias, out):  # type: ignore[no
 
 @_jit
 def spmm_scatter(indptr, indices, values, rows, grad, threads, out):  # type: ignore[no-untyped-def]
+    """Add A[rows]^T grad to out."""
     # A thread owns a block of columns, so rows of `out` that repeat are never shared, and each sum
     # runs in the same order however many threads there are. Slices let the compiler vectorise.
     width = (out.shape[1] + threads - 1) // threads
@@ -69,6 +73,7 @@ def spmm_scatter(indptr, indices, values, rows, grad, threads, out):  # type: ig
 
 @_jit
 def spmm_heads(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
+    """Out = A b for each head, with a value for each entry and head."""
     for i in numba.prange(out.shape[0]):
         out[i] = 0.0
         for e in range(indptr[i], indptr[i + 1]):
@@ -81,6 +86,7 @@ def spmm_heads(indptr, indices, values, b, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def sddmm(indptr, indices, left, right, out):  # type: ignore[no-untyped-def]
+    """For each entry (i, j) and head, the product of left row i and right row j."""
     for i in numba.prange(left.shape[0]):
         for e in range(indptr[i], indptr[i + 1]):
             j = indices[e]
@@ -93,6 +99,7 @@ def sddmm(indptr, indices, left, right, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def softmax_rows(indptr, scores, out):  # type: ignore[no-untyped-def]
+    """Softmax of the scores over the entries of each row."""
     for i in numba.prange(indptr.shape[0] - 1):
         first, last = indptr[i], indptr[i + 1]
         for h in range(scores.shape[1]):
@@ -109,6 +116,7 @@ def softmax_rows(indptr, scores, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def softmax_grad(indptr, probs, grad, out):  # type: ignore[no-untyped-def]
+    """Gradient of `softmax_rows`."""
     for i in numba.prange(indptr.shape[0] - 1):
         for h in range(probs.shape[1]):
             total = np.float32(0.0)
@@ -120,7 +128,7 @@ def softmax_grad(indptr, probs, grad, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def soft_labels(logits, teacher_log_probs, losses, grad):  # type: ignore[no-untyped-def]
-    # One pass: KL(teacher || softmax(logits)) of each row, and its gradient.
+    """KL(teacher || softmax(logits)) of each row, and its gradient, in one pass."""
     for i in numba.prange(logits.shape[0]):
         top = np.float32(-np.inf)
         for c in range(logits.shape[1]):
@@ -141,8 +149,9 @@ def soft_labels(logits, teacher_log_probs, losses, grad):  # type: ignore[no-unt
 
 @_jit
 def relu_dropout(h, keep_below, scale, seed, out):  # type: ignore[no-untyped-def]
-    # The random bits are a mixed counter ("lowbias32" constants of C. Wellons' hash search), so that
-    # the loop vectorises and does not depend on who runs which part of it.
+    """ReLU, then dropout, with random bits that are a function of seed and position."""
+    # The random bits are a mixed counter ("lowbias32" constants of C. Wellons' hash search), so
+    # that the loop vectorises and does not depend on who runs which part of it.
     for i in numba.prange(h.shape[0]):
         row = np.uint32(np.uint32(i) * np.uint32(0x9E3779B9) + seed)
         for k in range(h.shape[1]):
@@ -159,6 +168,7 @@ def relu_dropout(h, keep_below, scale, seed, out):  # type: ignore[no-untyped-de
 
 @_jit
 def relu_dropout_grad(out, grad, scale, result):  # type: ignore[no-untyped-def]
+    """Gradient of `relu_dropout`."""
     for i in numba.prange(out.shape[0]):
         for k in range(out.shape[1]):
             result[i, k] = grad[i, k] * scale if out[i, k] > 0.0 else np.float32(0.0)
@@ -172,4 +182,4 @@ def threads() -> int:
 def set_threads(count: int) -> None:
     """Give torch and the kernels the same number of threads."""
     torch.set_num_threads(count)
-    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]

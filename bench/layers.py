@@ -1,9 +1,10 @@
 """Layers that two or more methods use: sparse first layer, MLP, graph convolutions.
 
-Hidden states are float32 [n, H]. Convolutions take a `Block` (graph.py): n_in input rows come in, the
-n_out output rows go out, and the outputs are the first n_out inputs.
+Hidden states are float32 [n, H]. Convolutions take a `Block` (graph.py): n_in input rows come in,
+the n_out output rows go out, and the outputs are the first n_out inputs.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,8 +95,7 @@ class MLP(nn.Module):
         self, sizes: list[int], *, norm: str = "none", dropout: float = 0.0, gain: float = 0.0
     ) -> None:
         super().__init__()
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
-        self.layers = nn.ModuleList([Linear(a, b, gain=gain) for a, b in pairs])
+        self.layers = nn.ModuleList([Linear(a, b, gain=gain) for a, b in itertools.pairwise(sizes)])
         self.norms = nn.ModuleList([make_norm(norm, size) for size in sizes[1:-1]])
         self.dropout = dropout
 
@@ -127,7 +127,7 @@ class MLPConfig(TrainConfig):
 
 
 class GCNConv(nn.Module):
-    """D^-1/2 A D^-1/2 H W + b (Kipf & Welling, arXiv 1609.02907, Eq. 2); A as stored in the graph."""
+    """D^-1/2 A D^-1/2 H W + b, A as stored (Kipf & Welling, arXiv 1609.02907, Eq. 2)."""
 
     def __init__(self, size_in: int, size_out: int) -> None:
         super().__init__()
@@ -222,8 +222,8 @@ def _multiply(block: Block, h: Tensor, linear: Linear) -> Tensor:
 class ConvStack(nn.Module):
     """Convolutions with ReLU, norm and dropout between them.
 
-    `relu_first` puts ReLU before the norm (as a convolution with a built-in ReLU does); `hidden` are
-    then the states after ReLU, else those before norm and ReLU. `input_dropout` drops features.
+    `relu_first` puts ReLU before the norm (as a convolution with a built-in ReLU does); `hidden`
+    are then the states after ReLU, else those before norm and ReLU. `input_dropout` drops features.
     """
 
     def __init__(
@@ -244,7 +244,8 @@ class ConvStack(nn.Module):
     def forward(self, graph: Graph, nodes: Tensor | None, kind: str) -> tuple[Tensor, Tensor]:
         """Return logits [n, C] and hidden [n, H] of `nodes`, from their whole receptive field.
 
-        While training with batch norm all nodes are computed: the statistics are those of the graph.
+        While training with batch norm all nodes are computed: the statistics are those of the
+        graph.
         """
         whole = self.training and any(isinstance(n, nn.BatchNorm1d) for n in self.norms)
         blocks = graph.blocks(None if whole else nodes, len(self.convolutions), kind)

@@ -16,10 +16,12 @@ def soft_label_loss(logits: Tensor, teacher_log_probs: Tensor, temperature: floa
 
     `teacher_log_probs` [B, C] are log_softmax(teacher logits / T): `TeacherOutput.log_probs(T)`.
 
-    T^2 * mean_b sum_c p_bc (log p_bc - log s_bc), p = softmax(teacher / T), s = softmax(student / T).
+    T^2 * mean_b sum_c p_bc (log p_bc - log s_bc), where p = softmax(teacher / T) and
+    s = softmax(student / T).
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531,
-    section 2: the square keeps the gradient's size as T changes. GLNN (arXiv 2110.08727) uses T = 1.
+    section 2: the square keeps the gradient's size as T changes. GLNN (arXiv 2110.08727) uses
+    T = 1.
     """
     scaled = logits if temperature == 1.0 else logits / temperature
     divergence = soft_label_divergence(scaled, teacher_log_probs)

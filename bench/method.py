@@ -1,7 +1,7 @@
 """The one contract that teachers and students share.
 
-A method can `fit`, `forward` and `deploy`; it never scores itself and never holds a test label or an
-unseen node. A file `bench/students/<id>.py` (or `bench/teachers/<id>.py`) with one subclass of
+A method can `fit`, `forward` and `deploy`; it never scores itself and never holds a test label or
+an unseen node. A file `bench/students/<id>.py` (or `bench/teachers/<id>.py`) with one subclass of
 `Method` is all that a new method takes.
 """
 
@@ -52,7 +52,7 @@ class Batch:
 
 @dataclass
 class FitLog:
-    """What a fit leaves behind: curves by name (one value an epoch), best epoch, seconds by phase."""
+    """What a fit leaves: curves by name, one value an epoch; best epoch; seconds by phase."""
 
     history: dict[str, list[float]]
     best_epoch: int
@@ -71,7 +71,8 @@ class Method(nn.Module):
     """A teacher or a student; subclasses set `Config` and `graph_use` and write `forward`.
 
     `graph_use` says when edges are looked at: "never", while the method is fitted ("fit"), or also
-    at "inference". A deployed model whose `graph_use` is not "inference" gets a graph without edges.
+    at "inference". A deployed model whose `graph_use` is not "inference" gets a graph without
+    edges.
     """
 
     Config: ClassVar[type[TrainConfig]] = TrainConfig

@@ -38,8 +38,8 @@ def official(dataset: Dataset, graph: Graph, seed: int) -> Roles:
 def random(dataset: Dataset, graph: Graph, seed: int) -> Roles:
     """The CPF protocol: 20 train nodes of each class, then 30 val nodes of each class, rest test.
 
-    It runs on the largest component. All train draws come before all val draws, class by class, from
-    one `numpy.random.RandomState(seed)`; drawing per class instead gives other nodes.
+    It runs on the largest component. All train draws come before all val draws, class by class,
+    from one `numpy.random.RandomState(seed)`; drawing per class instead gives other nodes.
 
     Source: Yang et al., "Extract the Knowledge of Graph Neural Networks and Go Beyond it", arXiv
     2103.02885, and GLNN, arXiv 2110.08727; after Shchur et al., arXiv 1811.05868.
@@ -185,11 +185,12 @@ class Exam:
         cache = self.__dict__.setdefault("_visible_on", {})
         if device not in cache:
             ids = (self.split.train, self.split.val, self.split.unlabelled)
-            roles = [self.seen_ids(part).to(device) for part in (*ids, self.split.test_observed)]
+            train, val, rest = (self.seen_ids(part).to(device) for part in ids)
+            test = self.seen_ids(self.split.test_observed).to(device)
             graph = self.seen.to(device)
-            graph.remember(roles[0], roles[1])
-            cache[device] = (graph, Split(*roles, test_unseen=roles[0][:0]))
-        return cache[device]  # type: ignore[no-any-return]
+            graph.remember(train, val)
+            cache[device] = (graph, Split(train, val, rest, test, test_unseen=test[:0]))
+        return cache[device]
 
 
 def examine(dataset: Dataset, protocol: Protocol, split_seed: int) -> Exam:

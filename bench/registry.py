@@ -1,9 +1,9 @@
 """Names: a file in bench/teachers, bench/students or bench/datasets is found by its name.
 
 `bench/students/rbm.py` is the student `rbm`; the one subclass of `Method` in it is the method, and
-`rbm.yaml` beside it holds its presets. A dataset file declares its names in a literal `STATS`. Other
-packages add files through entry points of the groups `gkdbench.teachers`, `gkdbench.students` and
-`gkdbench.datasets`. Listing names imports no method and no torch.
+`rbm.yaml` beside it holds its presets. A dataset file declares its names in a literal `STATS`.
+Other packages add files through entry points of the groups `gkdbench.teachers`,
+`gkdbench.students` and `gkdbench.datasets`. Listing names imports no method and no torch.
 """
 
 import ast
@@ -70,7 +70,7 @@ def source(role: str, name: str) -> Path:
 
 @functools.cache
 def presets(role: str, name: str) -> dict[str, Any]:
-    """Return the presets of a method, {preset: {source, config, when: [...]}}; `default` included."""
+    """Return the presets of a method, `default` too: {preset: {source, config, when: [...]}}."""
     path = source(role, name).with_suffix(".yaml")
     found = yaml.load(path.read_text(), _Loader) if path.is_file() else {}
     return {"default": {"config": {}}, **(found or {})}

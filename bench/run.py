@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import __version__, cost, data, kernels, metrics, registry, sparse
+from bench import __version__, cost, kernels, metrics, registry, sparse
 from bench.cell import Cell, from_data
 from bench.graph import Dataset, Graph, Task, TeacherOutput
 from bench.hparams import derive_seed
@@ -126,7 +126,7 @@ def _timing(row: Row, phase: str) -> Iterator[None]:
 @functools.lru_cache(maxsize=4)
 def load_dataset(name: str, checksum: str, root: Path) -> Dataset:
     """Load a dataset once a process; the checksum keeps a changed file from passing for it."""
-    return registry.dataset_module(name).load(name, root)  # type: ignore[no-any-return]
+    return registry.dataset_module(name).load(name, root)
 
 
 @functools.lru_cache(maxsize=32)

@@ -171,7 +171,8 @@ def spmm(a: CSR, b: Tensor) -> Tensor:
 def gather_spmm(a: CSR, rows: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply the rows `rows` (int64 [B]) of A by B [C, H], plus a bias [H], into [B, H].
 
-    Meant for small slices: no row is copied, and the gradient of B is scattered from the slice alone.
+    Meant for small slices: no row is copied, and the gradient of B is scattered from the slice
+    alone.
     """
     product = cast(Tensor, _GatherSpmm.apply(a, rows, b, bias))
     if _listeners:

@@ -79,7 +79,7 @@ def _epoch(method: Method, task: Task, optimizer: torch.optim.Optimizer, step: S
     for batch in method.batches(task, step):
         loss = method.loss(task, batch, step)
         if loss is not None:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             value = loss.detach()
             total = value if total is None else total + value
             count += 1

@@ -1,0 +1,1 @@
+"""Students: the file name is the id."""

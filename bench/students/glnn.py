@@ -2,9 +2,9 @@
 
 Source: Zhang et al., "Graph-less Neural Networks: Teaching Old MLPs New Tricks via Distillation",
 arXiv 2110.08727 (ICLR 2022), Eq. 1: label_weight * CE(labels) + (1 - label_weight) * KL(teacher ||
-student over all observed nodes). An epoch is two passes: minibatches of labelled nodes for the first
-term, then minibatches of all observed nodes for the second, every batch its own Adam step. With
-label_weight 0 (the default) the first pass still steps: momentum and weight decay act.
+student over all observed nodes). An epoch is two passes: minibatches of labelled nodes for the
+first term, then minibatches of all observed nodes for the second, every batch its own Adam step.
+With label_weight 0 (the default) the first pass still steps: momentum and weight decay act.
 
 Differs from the official code: a temperature (T^2 applied; 1 changes nothing); validation computes
 the val nodes only, which picks the same epochs.

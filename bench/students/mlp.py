@@ -1,7 +1,7 @@
 """MLP trained on the labels alone: what a student has to beat.
 
-Source: the MLP baseline of GLNN, arXiv 2110.08727 (train_teacher.py with an MLP): Linear -> [norm] ->
-ReLU -> dropout, minibatches of `batch_size` labelled nodes.
+Source: the MLP baseline of GLNN, arXiv 2110.08727 (train_teacher.py with an MLP): Linear -> [norm]
+-> ReLU -> dropout, minibatches of `batch_size` labelled nodes.
 
 Differs from the official code: nothing known.
 """

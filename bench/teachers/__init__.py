@@ -1,0 +1,1 @@
+"""Teachers: the file name is the id."""

@@ -1,9 +1,9 @@
 """GAT: graph attention.
 
 Source: Velickovic et al., "Graph Attention Networks", arXiv 1710.10903, Eq. 1-6, with the
-architecture of GLNN's teacher (arXiv 2110.08727): `num_heads` heads of width hidden_dim // num_heads,
-concatenated, ReLU; the last layer has one head; dropout on the input, on hidden states and on the
-attention; slope 0.2; no residual.
+architecture of GLNN's teacher (arXiv 2110.08727): `num_heads` heads of width hidden_dim //
+num_heads, concatenated, ReLU; the last layer has one head; dropout on the input, on hidden states
+and on the attention; slope 0.2; no residual.
 
 Differs from the original: ReLU instead of ELU, one output head (as GLNN does).
 """

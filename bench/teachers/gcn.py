@@ -7,6 +7,7 @@ Differs from the official code: weight decay acts on all layers, not on the firs
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -36,7 +37,7 @@ class GCN(Method):
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
         sizes = [num_features, *[config.hidden_dim] * (config.num_layers - 1), num_classes]
-        convolutions = [GCNConv(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        convolutions = [GCNConv(a, b) for a, b in pairwise(sizes)]
         self.stack = ConvStack(
             list(convolutions),
             sizes[1:-1],

@@ -11,6 +11,7 @@ cpf-cora it reaches the same accuracy as sampling 5 + 5 neighbours.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,8 +51,7 @@ class SAGE(Method):
             )
         self.kind = "mean+self" if config.aggregator == "gcn" else "mean"
         sizes = [num_features, *[config.hidden_dim] * (config.num_layers - 1), num_classes]
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        convolutions = [SAGEConv(a, b, aggregator=config.aggregator) for a, b in pairs]
+        convolutions = [SAGEConv(a, b, aggregator=config.aggregator) for a, b in pairwise(sizes)]
         self.stack = ConvStack(
             list(convolutions), sizes[1:-1], norm=config.norm, dropout=config.dropout
         )

@@ -1,0 +1,194 @@
+import contextlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench import launch, run
+from bench.engine import Plan
+from bench.results import Row, Store
+from bench.run import Place
+from bench.sweep import expand, from_overrides
+
+DATA = "synthetic:nodes=300,degree=6,classes=3"
+EPOCHS = [f"{name}.max_epochs=3" for name in ("gcn", "mlp", "glnn")]
+
+
+def passing(items, total, title):
+    return items
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    texts = ["teachers=gcn", "students=mlp,glnn", "seeds=0-1", "cost_seeds=1", *EPOCHS]
+    return from_overrides([f"datasets={DATA}", "splits=random", "name=small", *texts])
+
+
+@pytest.fixture(scope="module")
+def place(sweep, tmp_path_factory):
+    """A finished sweep; the tests below damage it and let the next run mend it."""
+    folder = tmp_path_factory.mktemp("small")
+    place = Place(folder / "results", folder)
+    outcome = start(sweep, place)
+    assert (outcome.ran, outcome.measured, outcome.unfinished()) == (6, 3, [])
+    return place
+
+
+def start(sweep, place, **options):
+    options = {"progress": passing, "track": False, **options}
+    return launch.launch(sweep, expand(sweep, place.data), place, Plan(1, 1), **options)
+
+
+def numbers(place):
+    return {key: place.store.read(key).variants for key in place.store.keys()}  # noqa: SIM118
+
+
+def test_a_finished_sweep_runs_nothing(sweep, place):
+    outcome = start(sweep, place)
+    assert (outcome.ran, outcome.measured) == (0, 0)
+    assert len(outcome.rows) == len(outcome.cells) == 6
+
+
+def test_the_plan_is_kept_beside_the_rows(sweep, place):
+    plan = place.store.read_sweep("small")
+    assert [item["key"] for item in plan["cells"]] == [c.key for c in expand(sweep, place.data)]
+    assert plan["sweep"] == json.loads(json.dumps(sweep.model_dump()))
+
+
+def test_cost_is_measured_for_the_first_seeds_only(sweep, place):
+    seeds = {place.store.read(c.key).cost != {}: c.seed for c in expand(sweep, place.data)}
+    assert seeds == {True: 0, False: 1}
+
+
+HARM = {
+    "row.json": lambda text: text[:-30],
+    "logits.npy": lambda text: text[:-8] + b"\0" * 8,
+    "predictions.npz": lambda text: text[:40] + b"\1" + text[41:],
+    "weights.pt": lambda text: text[:-1],
+    "history.json": lambda text: text.replace(b"0", b"1"),
+}
+
+
+@pytest.mark.parametrize("name", HARM)
+def test_what_was_damaged_is_set_aside_and_made_again(name, sweep, place, caplog):
+    before = numbers(place)
+    teacher = next(c for c in expand(sweep, place.data) if c.group[4] == "")
+    path = place.store.folder(teacher.key) / name
+    path.write_bytes(HARM[name](path.read_bytes()))
+    aside = len(list((place.results / "corrupt").glob("*")))
+    outcome = start(sweep, place)
+    assert (outcome.ran, outcome.unfinished()) == (1, [])
+    assert name in caplog.text
+    assert len(list((place.results / "corrupt").iterdir())) == aside + 1
+    assert numbers(place) == before
+
+
+def test_a_damaged_cost_is_measured_again_alone(sweep, place, caplog):
+    path = place.store.folder(expand(sweep, place.data)[0].key) / "cost.json"
+    path.write_text(path.read_text().replace("latency_ms", "latency_mms"))
+    outcome = start(sweep, place)
+    assert (outcome.ran, outcome.measured) == (0, 1)
+    assert "cost.json" in caplog.text
+
+
+def test_weights_found_damaged_while_timing_are_set_aside(sweep, place, monkeypatch):
+    monkeypatch.setattr(Store, "_check_touched", lambda *_: None)  # as if the disk had rotted
+    cell = expand(sweep, place.data)[0]
+    folder = place.store.folder(cell.key)
+    (folder / "cost.json").unlink()
+    (folder / "weights.pt").write_bytes(b"?")
+    outcome = start(sweep, place)
+    assert [cell.key for cell, _ in outcome.unfinished()] == [cell.key]
+    assert start(sweep, place).ran == 1
+
+
+def test_a_cost_that_cannot_be_measured_is_a_warning(sweep, place, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no clock")
+
+    (place.store.folder(expand(sweep, place.data)[0].key) / "cost.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "measure", broken)
+        outcome = start(sweep, place)
+    assert outcome.unfinished() == []
+    assert outcome.warnings[0].startswith("the cost of ")
+    assert outcome.warnings[0].endswith("could not be measured: RuntimeError: no clock")
+    assert start(sweep, place).measured == 1
+
+
+def test_only_the_holes_are_filled(sweep, place):
+    cells = expand(sweep, place.data)
+    with contextlib.suppress(FileNotFoundError):
+        place.store.set_aside(cells[2].key, "test")
+    run.record_failure(cells[3], place, "timeout", "test")
+    kept = place.store.read(cells[4].key).ran
+    outcome = start(sweep, place)
+    assert outcome.ran == 2
+    assert outcome.unfinished() == []
+    assert place.store.read(cells[4].key).ran == kept
+
+
+def test_rows_carry_the_labels_of_the_sweep_that_asks(place):
+    texts = [f"datasets={DATA}", "splits=random", "name=other", *EPOCHS]
+    sweep = from_overrides([*texts, "teachers=[{name: gcn, label: mine}]"])
+    outcome = start(sweep, place)
+    assert outcome.ran == 0
+    (row,) = outcome.rows.values()
+    assert row.cell["teacher"]["label"] == "mine"
+
+
+def test_an_interrupt_keeps_what_is_finished(sweep, place, tmp_path):
+    def impatient(items, total, title):
+        for count, item in enumerate(items):
+            yield item
+            if count == 1:
+                raise KeyboardInterrupt
+
+    fresh = Place(tmp_path / "results", place.data)
+    with pytest.raises(KeyboardInterrupt):
+        start(sweep, fresh, progress=impatient)
+    assert len(list((fresh.results / "cells").iterdir())) == len(fresh.store.keys()) == 2
+    assert start(sweep, fresh).ran == 4
+    assert numbers(fresh) == numbers(place)
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_is_down_costs_no_result(sweep, place):
+    outcome = start(sweep, place, track=True, track_uri="http://127.0.0.1:9")
+    assert outcome.unfinished() == []
+    (warning,) = outcome.warnings
+    assert warning.startswith("tracking failed, and no result is lost: ")
+    assert "`gkdbench track --replay` catches up" in warning
+
+
+def test_a_thousand_finished_cells_are_passed_in_no_time(tmp_path):
+    """In a process of its own: what it imports counts."""
+    texts = [f"datasets={DATA}", "splits=random", "settings=transductive,production", "name=big"]
+    texts += ["teachers=gcn,sage", "students=mlp,glnn", "seeds=0-99", "cost_seeds=0"]
+    cells = expand(from_overrides(texts), tmp_path)
+    assert len(cells) == 1000
+    store = Store(tmp_path / "results")
+    for cell in cells:
+        with store.draft(cell.key) as draft:
+            (draft / "weights.pt").touch()
+            store.write(Row(cell.key, cell.describe(), "ok", variants={"": {"macs": 1.0}}), draft)
+    (tmp_path / "reports" / "big").mkdir(parents=True)
+    (tmp_path / "reports" / "big" / "comparison.md").touch()
+    program = (
+        "import sys, time, torch, bench.sweep\n"
+        "from bench.cli import main\n"
+        "start = time.perf_counter()\n"
+        "try:\n"
+        f"    main(['run', *{texts!r}, '--no-track'], standalone_mode=False)\n"
+        "finally:\n"
+        "    heavy = {'pandas', 'mlflow', 'torch_geometric', 'matplotlib', 'ogb'}\n"
+        "    print(time.perf_counter() - start, sorted(heavy & set(sys.modules)))\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "big: 0 cells run, 1,000 done before"
+    seconds, _, heavy = lines[-1].partition(" ")
+    assert heavy == "[]"
+    assert float(seconds) < 2.5  # 0.8 on a laptop core; the import of torch comes on top
