@@ -4,7 +4,7 @@ In a notebook or a script:
 
     import bench
     frame = bench.run_sweep("sweeps/smoke.yaml", seeds="0-2")
-    print(bench.table(frame, "text"))
+    print(bench.table(frame))
 """
 
 from collections.abc import Mapping
@@ -132,16 +132,16 @@ def load(results: str | Path = "results") -> "pandas.DataFrame":
     return rows.load(results)
 
 
-def table(frame: "pandas.DataFrame", style: str = "frame") -> Any:
+def table(frame: "pandas.DataFrame", style: str = "text") -> Any:
     """Compare the methods in a frame, over its seeds.
 
     Example:
-        >>> bench.table(frame)[["teacher", "student", "test_accuracy_mean", "test_accuracy_std"]]
-        >>> print(bench.table(frame, "markdown"))
+        >>> print(bench.table(frame))
+        >>> bench.table(frame, "frame")[["teacher", "student", "test_accuracy_mean"]]
 
     Args:
         frame: rows of `run_sweep` or `load`, or a part of them.
-        style: "frame" (raw numbers, one line for each method), "markdown" or "text".
+        style: "text", "markdown", or "frame": a DataFrame, one line of raw numbers a method.
     """
     from bench import tables
     from bench.hparams import unknown

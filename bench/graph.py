@@ -23,7 +23,9 @@ class Graph:
     """Node features, labels and undirected edges (stored both ways).
 
     Shapes: x [N, F], dense float32 or CSR; y int64 [N], -1 where unknown or hidden; adj CSR [N, N];
-    extra float32 [N, P] or None: more input columns (positional encodings).
+    extra float32 [N, P] or None: more input columns (positional encodings); shift float32
+    [N, F + P] or None: added to [x, extra] by the first layer, so that x may stay sparse under
+    noise or adversarial changes.
     """
 
     x: CSR | Tensor
@@ -31,6 +33,7 @@ class Graph:
     adj: CSR
     num_classes: int
     extra: Tensor | None = None
+    shift: Tensor | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -54,6 +57,7 @@ class Graph:
             self.adj.submatrix(nodes),
             self.num_classes,
             None if self.extra is None else self.extra[nodes],
+            None if self.shift is None else self.shift[nodes],
         )
 
     def without_edges(self) -> "Graph":
@@ -68,8 +72,9 @@ class Graph:
         if torch.device(device) == self.adj.device:
             return self
         extra = None if self.extra is None else self.extra.to(device)
+        shift = None if self.shift is None else self.shift.to(device)
         x, y, adj = self.x.to(device), self.y.to(device), self.adj.to(device)
-        return Graph(x, y, adj, self.num_classes, extra)
+        return Graph(x, y, adj, self.num_classes, extra, shift)
 
     def normalised(self, kind: str) -> CSR:
         """Return the adjacency with the weights of `normalise`, computed once a graph and kind."""

@@ -196,10 +196,7 @@ def _finish_tracking(live: "_Tracking", outcome: Outcome) -> None:
         live.trouble = str(error)
     outcome.tracked = live.count
     if live.trouble:
-        outcome.warnings.append(
-            f"tracking failed, and no result is lost: {live.trouble}; "
-            "`gkdbench track --replay` catches up"
-        )
+        outcome.warnings.append(live.trouble)
 
 
 class _Tracking:

@@ -47,6 +47,13 @@ class Linear(nn.Module):
 
     def of_graph(self, graph: Graph, nodes: Tensor | None = None, dropout: float = 0.0) -> Tensor:
         """Multiply the features of `nodes` (all without); `dropout` > 0 drops stored features."""
+        product = self._of_features(graph, nodes, dropout)
+        if graph.shift is None:
+            return product
+        shift = graph.shift if nodes is None else graph.shift[nodes]  # [n, F + P], dense
+        return torch.addmm(product, F.dropout(shift, dropout, dropout > 0), self.weight)
+
+    def _of_features(self, graph: Graph, nodes: Tensor | None, dropout: float) -> Tensor:
         x, extra = graph.x, graph.extra
         if not isinstance(x, CSR) and extra is None:
             return self(F.dropout(x if nodes is None else x[nodes], dropout, dropout > 0))
@@ -119,10 +126,14 @@ class MLPConfig(TrainConfig):
     norm: str = hp("none", choices=("none", "batch", "layer"))
     batch_size: int = hp(512, low=0, high=1_000_000)  # 0: full batch
 
+    @property
+    def width(self) -> int:
+        """Units of a hidden layer."""
+        return max(1, round(self.hidden_dim * self.width_factor))
+
     def build(self, num_features: int, num_classes: int) -> MLP:
         """Return the MLP of this shape."""
-        width = max(1, round(self.hidden_dim * self.width_factor))
-        sizes = [num_features, *[width] * (self.num_layers - 1), num_classes]
+        sizes = [num_features, *[self.width] * (self.num_layers - 1), num_classes]
         return MLP(sizes, norm=self.norm, dropout=self.dropout)
 
 

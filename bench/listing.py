@@ -330,6 +330,6 @@ def show(store: "Store", beginning: str, style: str) -> str:
 def _flat(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else (key or "-"), inner)
+            yield from _flat(f"{prefix}.{key or '-'}" if prefix else key, inner)
     elif value not in ("", None):
         yield prefix, value

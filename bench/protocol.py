@@ -5,7 +5,7 @@ absent, with all their edges, from everything a method gets. `examine` puts both
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -165,6 +165,11 @@ class Exam:
     observed: Tensor
     protocol: Protocol
     accuracy: Callable[[np.ndarray, np.ndarray], float] | None
+
+    def with_extra(self, extra: Tensor) -> "Exam":
+        """Return the same exam with more input columns [N, P]."""
+        seen = self.seen.replace(extra=extra[self.observed])
+        return replace(self, graph=self.graph.replace(extra=extra), seen=seen)
 
     def seen_ids(self, nodes: Tensor) -> Tensor:
         """Translate ids of observed nodes to ids inside the observed graph."""

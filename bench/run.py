@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import __version__, cost, kernels, metrics, registry, sparse
+from bench import __version__, cost, encodings, kernels, metrics, registry, sparse
 from bench.cell import Cell, from_data
+from bench.encodings import Encoding
 from bench.graph import Dataset, Graph, Task, TeacherOutput
 from bench.hparams import derive_seed
 from bench.method import DivergedError, FitLog, Method
@@ -95,7 +96,7 @@ def _answer(cell: Cell, place: Place, row: Row, draft: Path) -> None:
     role, choice = ("student", cell.student) if cell.student else ("teacher", cell.teacher)
     assert choice is not None
     with _timing(row, "load"):
-        exam = load_exam(cell, place)
+        exam = load_exam(cell, place, row)
     with _timing(row, "teacher"):
         teacher = load_teacher(cell, place) if cell.student else None
     own_seed = derive_seed(cell.seed, role)
@@ -135,9 +136,21 @@ def _load_exam(protocol: Any, split_seed: int, root: Path) -> Exam:
     return examine(dataset, protocol, split_seed)
 
 
-def load_exam(cell: Cell, place: Place) -> Exam:
-    """Load and split the data of a cell, once a process and split seed."""
-    return _load_exam(cell.protocol, cell.split_seed, place.data)
+def load_exam(cell: Cell, place: Place, row: Row | None = None) -> Exam:
+    """Load and split the data of a cell, once a process and split seed.
+
+    Where its student asks for positional encodings, they are there as `graph.extra`; the seconds
+    that computing them took go into `row` as `encode`.
+    """
+    exam = _load_exam(cell.protocol, cell.split_seed, place.data)
+    config = cell.student.config if cell.student else {}
+    encoding = Encoding.of_config(config, derive_seed(cell.seed, "encoding"))
+    if encoding is None:
+        return exam
+    encoded, seconds = encodings.encode(encoding, exam.seen.adj, place.results / "encodings")
+    if row is not None:
+        row.seconds["encode"] = seconds
+    return exam.with_extra(encodings.spread(encoded, exam.graph.adj, exam.observed))
 
 
 def build(role: str, name: str, config: dict[str, Any], task: Task) -> Method:
@@ -219,7 +232,8 @@ def _evaluate(cell: Cell, place: Place, row: Row, draft: Path, exam: Exam, metho
             scores, predicted = _test_scores(exam, seen, unseen, reference)
             numbers.update(scores)
             predictions[variant or "_"] = predicted.astype(np.int16)
-        numbers.update(cost.macs(model, deployed_graph(model, exam, cell.device)))
+        graph = deployed_graph(model, exam, cell.device)
+        numbers["macs"] = float(cost.count_macs(functools.partial(model.inference, graph)))
         row.variants[variant] = numbers
     if predictions:
         np.savez(draft / "predictions.npz", **predictions)  # type: ignore[arg-type]
@@ -315,13 +329,14 @@ def _save(draft: Path, log: FitLog, method: Method, exam: Exam | None, device: s
 
 
 def measure(row: Row, place: Place) -> dict[str, dict[str, float]]:
-    """Measure latency and energy of a finished cell's variants and store them beside its row."""
+    """Measure latency, energy and the MACs of one node of a finished cell's variants and store them beside its row."""
     cell = from_data(row.cell)
     exam = load_exam(cell, place)
     found = {}
     for variant, model in load_model(cell, place).deploy().items():
         graph = deployed_graph(model, exam, cell.device)
         found[variant] = cost.latency(model.eval(), graph)
+        found[variant]["macs_node"] = cost.macs(model, graph)["macs_node"]
         found[variant]["cost_threads"] = float(place.threads)
     place.store.write_cost(row.key, found)
     return found

@@ -54,13 +54,14 @@ def make(role: str, name: str, task: Task, **values: Any) -> Method:
 
 
 @functools.cache
-def teacher_of(options: str, split: str) -> Tensor:
-    """A teacher's logits on the observed graph of such an exam."""
+def teacher_of(options: str, split: str) -> TeacherOutput:
+    """A teacher's outputs on the observed graph of such an exam."""
     exam = toys.exam(options, split)
     model = make("teacher", "gcn", exam.task(0, None), max_epochs=100, hidden_dim=32)
     model.fit(exam.task(0, None))
     with torch.no_grad():
-        return model.inference(exam.seen).logits
+        logits, hidden = model.inference(exam.seen)
+    return TeacherOutput(logits, lambda: model, lambda: hidden)
 
 
 def task_of(
@@ -68,7 +69,7 @@ def task_of(
 ) -> Task:
     """A task of this method; one that needs a teacher gets one."""
     needs = registry.load_method(role, name).needs_teacher
-    teacher = TeacherOutput(teacher_of(options, split)) if needs else None
+    teacher = teacher_of(options, split) if needs else None
     return toys.exam(options, split).task(seed, teacher)
 
 
@@ -296,7 +297,7 @@ def check_distils(role: str, name: str) -> None:
         return
     options = {"max_epochs": 100, "hidden_dim": 32}
     exam = toys.exam(HARD, "random")
-    teacher = teacher_of(HARD, "random").argmax(1)
+    teacher = teacher_of(HARD, "random").logits.argmax(1)
     rates = []
     for kind, which in (("student", name), ("student", "mlp")):
         task = task_of(kind, which, HARD, "random")

@@ -18,7 +18,7 @@ LAYERS: dict[str, list[str]] = {
         *("kernels", "sparse", "graph", "hparams", "metrics", "losses", "layers"),
         *("data", "readers", "encodings", "reliability"),
     ],
-    "contract": ["method", "train"],
+    "contract": ["method", "train", "recipe"],
     "plug-ins": ["datasets", "teachers", "students"],
     "records": [
         *("cell", "registry", "protocol", "cost", "sweep", "sweep_file"),
@@ -39,7 +39,7 @@ OWNERS = {
     "optuna": {"tune"},
     "dask": {"engine"},
     "distributed": {"engine"},
-    "torch_geometric": {"datasets"},
+    "torch_geometric": {"datasets", "encodings"},
     "ogb": {"datasets"},
 }
 # Imported before any work is done: by `gkdbench --help`, listings, reports.

@@ -127,7 +127,7 @@ def test_a_plan_counts_what_is_to_run():
 
 
 def test_a_long_reason_is_one_short_line():
-    text = listing.status(outcome("failed: " + "a\nb " * 100), "text")
+    text = listing.status(outcome("failed: " + "a\nb " * 100), "text", 10_000)
     assert len(text.splitlines()) == 4
     assert "failed (a b a b" in text
     assert text.endswith("...)")

@@ -1,0 +1,142 @@
+"""Compiled loops of mixtures of experts (numba), CPU only; the rules are those of kernels.py.
+
+A *pair* is a row of the batch and one of the experts it is routed to. Masks of dropout are a function
+of a seed, the expert and the entry: each expert drops its own, and the gradient draws the same ones
+again, so that none is stored.
+"""
+
+import functools
+
+import numba
+import numpy as np
+
+from bench.kernels import _jit
+
+_inline = functools.partial(numba.njit, inline="always")
+
+
+@_inline
+def _bits(row, column):  # type: ignore[no-untyped-def]
+    # The mixer of kernels.relu_dropout.
+    bits = np.uint32(row ^ np.uint32(np.uint32(column) * np.uint32(0x85EBCA6B)))
+    bits = np.uint32(np.uint32(bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    bits = np.uint32(np.uint32(bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(bits ^ (bits >> np.uint32(16)))
+
+
+@_inline
+def _start(seed, expert, row):  # type: ignore[no-untyped-def]
+    mixed = np.uint32(np.uint32(row) * np.uint32(0x9E3779B9) + seed)
+    return np.uint32(mixed ^ np.uint32(np.uint32(expert) * np.uint32(0x632BE5AB)))
+
+
+# ---- dense rows -----------------------------------------------------------------------------
+
+
+@_jit
+def gather(x, rows, expert, keep_to, scale, seed, out):  # type: ignore[no-untyped-def]
+    # Copy rows for one expert, with its dropout.
+    for i in numba.prange(rows.shape[0]):
+        b = rows[i]
+        start = _start(seed, expert, b)
+        for k in range(out.shape[1]):
+            out[i, k] = x[b, k] * scale if _bits(start, k) <= keep_to else np.float32(0.0)
+
+
+@_jit
+def scatter(part, rows, gates, expert, keep_to, scale, seed, out):  # type: ignore[no-untyped-def]
+    # The gradient of `gather`, weighted; an expert holds a row once, so rows do not repeat.
+    for i in numba.prange(rows.shape[0]):
+        b, factor = rows[i], gates[i] * scale
+        start = _start(seed, expert, b)
+        for k in range(out.shape[1]):
+            kept = _bits(start, k) <= keep_to
+            out[b, k] += part[i, k] * factor if kept else np.float32(0.0)
+
+
+@_jit
+def add_scaled(part, rows, gates, out):  # type: ignore[no-untyped-def]
+    for i in numba.prange(rows.shape[0]):
+        b, gate = rows[i], gates[i]
+        for k in range(out.shape[1]):
+            out[b, k] += part[i, k] * gate
+
+
+# ---- compressed rows ------------------------------------------------------------------------
+
+
+@_jit
+def sparse_forward(  # type: ignore[no-untyped-def]
+    indptr, indices, values, rows, experts, gates, weight, keep_to, scale, seed, out
+):
+    for i in numba.prange(rows.shape[0]):
+        for k in range(out.shape[1]):
+            out[i, k] = 0.0
+        for j in range(experts.shape[1]):
+            expert, gate = experts[i, j], gates[i, j] * scale
+            start = _start(seed, expert, i)
+            for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
+                if _bits(start, e) <= keep_to:
+                    value, source = values[e] * gate, weight[expert, indices[e]]
+                    for k in range(out.shape[1]):
+                        out[i, k] += value * source[k]
+
+
+@_jit
+def sparse_transposed(  # type: ignore[no-untyped-def]
+    indptr, columns, entries, values, position, experts, gates, grad, keep_to, scale, seed, out
+):
+    # Row f of every expert's gradient, from the nodes that have feature f: x transposed, whose
+    # entry t is entry entries[t] of x; position is where a node stands in the batch, or -1.
+    for f in numba.prange(indptr.shape[0] - 1):
+        for t in range(indptr[f], indptr[f + 1]):
+            i = position[columns[t]]
+            if i < 0:
+                continue
+            source = grad[i]
+            for j in range(experts.shape[1]):
+                expert = experts[i, j]
+                if _bits(_start(seed, expert, i), entries[t]) <= keep_to:
+                    value, target = values[t] * gates[i, j] * scale, out[expert, f]
+                    for k in range(target.shape[0]):
+                        target[k] += value * source[k]
+
+
+@_jit
+def sparse_scatter(  # type: ignore[no-untyped-def]
+    indptr, indices, values, rows, experts, gates, grad, keep_to, scale, seed, threads, out
+):
+    # The same for a small batch; a thread owns a block of columns, as in kernels.spmm_scatter.
+    width = (out.shape[2] + threads - 1) // threads
+    for block in numba.prange(threads):
+        first, last = block * width, min(out.shape[2], (block + 1) * width)
+        for i in range(rows.shape[0]):
+            source = grad[i, first:last]
+            for j in range(experts.shape[1]):
+                expert, gate = experts[i, j], gates[i, j] * scale
+                start = _start(seed, expert, i)
+                for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
+                    if _bits(start, e) <= keep_to:
+                        value, target = values[e] * gate, out[expert, indices[e], first:last]
+                        for k in range(target.shape[0]):
+                            target[k] += value * source[k]
+
+
+@numba.njit(
+    parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz", "reassoc"}
+)  # `reassoc`: a sum along a row vectorises only if its order is free (fixed once compiled)
+def sparse_gate_grad(  # type: ignore[no-untyped-def]
+    indptr, indices, values, rows, experts, weight, grad, keep_to, scale, seed, out
+):
+    for i in numba.prange(rows.shape[0]):
+        above = grad[i]
+        for j in range(experts.shape[1]):
+            expert, total = experts[i, j], np.float32(0.0)
+            start = _start(seed, expert, i)
+            for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
+                if _bits(start, e) <= keep_to:
+                    dot, source = np.float32(0.0), weight[expert, indices[e]]
+                    for k in range(above.shape[0]):
+                        dot += source[k] * above[k]
+                    total += values[e] * scale * dot
+            out[i, j] = total

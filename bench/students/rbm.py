@@ -1,0 +1,105 @@
+"""RbM: a sparse mixture of experts whose router is a memory of what each expert was given.
+
+Source: Rumiantsev & Coates, "Graph Knowledge Distillation to Mixture of Experts", arXiv 2406.11919
+(TMLR 2024), and its official code (models.py: RbM, RbMLayer). Every linear layer of an MLP becomes E
+experts, dropout on their input; between layers [norm] and ReLU, no dropout. A row goes to the k experts
+whose memories have the largest cosine with it, weighted by the softmax of these k cosines; the task's
+loss does not reach the weights. Memories follow their rows by a moving average, and three auxiliary
+losses, summed over the layers, shape the routing:
+
+    commitment_weight * mean_b sum_e w_be (-cos_be)          (rows come near their memories)
+    self_similarity_weight * mean_ef <m_e, stopgrad m_f>     (memories part)
+    load_balance_weight * cv^2(sum_b w_b)                    (experts are used evenly)
+
+First `warmup_epochs` epochs train the first expert alone, a plain MLP; then each layer's memories
+become the centres of a k-means of its inputs and all experts copies of the first; then all is trained.
+The distillation around it (schedule, encodings, reliable sampling, adversarial features) is recipe.py.
+
+Memory: a parameter while the self-similarity has a weight, as in the official code, so Adam and weight
+decay act on it too; without that weight no gradient reaches it (Adam skips it there), so it is a
+buffer that the moving average alone changes. Hidden states are the output of the first layer, which
+the official code compares with the teacher's. `router: learned` is our ablation: the router of `moe`,
+trained by the task's loss, in the place of the memory.
+
+Differs from the official code: the reported test accuracy is that of the best val epoch (theirs is
+the best test epoch) and only epochs after the warm-up can be the best one; the optimizer starts anew
+after the warm-up (theirs keeps the moments of the first expert); validation computes val nodes only;
+the temperature renormalises and comes with T^2 (theirs divides log-probabilities); the k-means is
+seeded; with reliable sampling a student node with several pairs is computed once a batch, so it counts
+once in the moving average and in the auxiliary losses; more of this kind in recipe.py.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from bench import recipe, train
+from bench.experts import ExpertLayer, ExpertMLP, LearnedRouter, MemoryRouter
+from bench.graph import Graph, Task
+from bench.hparams import derive_seed, hp
+from bench.method import Batch, FitLog, Method, Output, Step
+from bench.recipe import RecipeConfig
+
+
+class RbM(Method):
+    """Mixture of experts, routed by memory."""
+
+    needs_teacher: ClassVar[bool] = True
+
+    @dataclass(frozen=True)
+    class Config(RecipeConfig):
+        """Hyper-parameters of RbM; weights of 0 turn a loss off."""
+
+        dropout: float = hp(0.3, low=0.0, high=0.95)  # on the input of every expert
+        max_epochs: int = hp(500, low=1, high=100_000)  # after the warm-up
+        batch_size: int = hp(0, low=0, high=1_000_000)  # 0: full batch
+        schedule: str = hp("sum", choices=("steps", "sum", "mean"))
+        num_experts: int = hp(4, low=1, high=64)  # E, in every layer
+        top_k: int = hp(3, low=1, high=64)  # k; all experts where it is larger
+        memory_momentum: float = hp(0.9, low=0.0, high=1.0)  # mu
+        commitment_weight: float = hp(0.05, low=0.0, high=10.0)  # vq_coeff
+        self_similarity_weight: float = hp(0.01, low=0.0, high=10.0)  # sim_coeff
+        load_balance_weight: float = hp(0.01, low=0.0, high=10.0)  # load_balance_coef
+        input_attention: bool = hp(False, choices=(False, True))
+        warmup_epochs: int = hp(12, low=0, high=10_000)  # pretrain_epoch
+        router: str = hp("memory", choices=("memory", "learned"))
+
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
+        super().__init__(config, num_features, num_classes, num_nodes)
+        kind = MemoryRouter if config.router == "memory" else LearnedRouter
+        sizes = [num_features, *[config.width] * (config.num_layers - 1), num_classes]
+        layers = [
+            ExpertLayer(kind(a, config.num_experts, config), a, b, attention=config.input_attention)
+            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        ]
+        self.mlp = ExpertMLP(layers, norm=config.norm, dropout=config.dropout)
+        self.similarity = recipe.similarity_encoder(config, num_classes)
+
+    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
+        """Compute `nodes` from their own features."""
+        return Output(*self.mlp(graph, nodes))
+
+    def begin_epoch(self, task: Task, step: Step) -> None:
+        """Prepare the recipe's epoch."""
+        recipe.begin_epoch(self, task, step)
+
+    def batches(self, task: Task, step: Step) -> Iterable[Batch]:
+        """Yield the recipe's batches."""
+        return recipe.batches(self, task, step)
+
+    def loss(self, task: Task, batch: Batch, step: Step) -> Tensor | None:
+        """Return the recipe's loss, with the layers' auxiliary losses."""
+        return recipe.loss(self, task, batch, step, self.mlp.auxiliary)
+
+    def fit(self, task: Task) -> FitLog:
+        """Warm up one expert, start the memories, train; the log is that of the last phase."""
+        warm = self.mlp.warm_up(self, task, "first")
+        with warm.timed("start"):
+            self.mlp.start(task.graph, derive_seed(task.seed, "memory"))
+        return warm.joined(train.fit(self, task))
+
+    def deploy(self) -> dict[str, Method]:
+        """Ship the experts alone."""
+        return {"": recipe.shipped(self)}
