@@ -106,7 +106,7 @@ def run_cell(
     """
     from bench import engine, sweep
     from bench.data import data_root
-    from bench.run import Place, run
+    from bench.run import Place, run, warm_up
 
     axes = {"datasets": [dataset], "splits": [split], "settings": [setting], "seeds": [seed]}
     methods = {"teachers": teacher and [teacher], "students": student and [student]}
@@ -114,7 +114,7 @@ def run_cell(
     root = data_root(data)
     cell = sweep.expand(asked, root)[-1]
     place = Place(Path(results).absolute(), root, engine.plan([cell]).threads)
-    engine.warm_up(place)
+    warm_up(place)
     return run(cell, place)
 
 

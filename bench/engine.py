@@ -89,19 +89,9 @@ def run_cells(cells: Sequence[Cell], place: "Place", plan: Plan) -> Iterator[Row
 def _run_here(cells: Sequence[Cell], place: "Place") -> Iterator[Row]:
     from bench import run
 
-    warm_up(place)
+    run.warm_up(place)
     for cell in sorted(cells, key=lambda c: c.student is not None):
         yield run.run(cell, place)
-
-
-def warm_up(place: "Place") -> None:
-    """Get this process ready, so that no cell is charged for it, in time or memory."""
-    import torch
-
-    from bench import run
-
-    run.warm_up(place)
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first one imports for seconds
 
 
 # ---- workers --------------------------------------------------------------------------------
@@ -265,7 +255,7 @@ def _work(pipe: Connection, place: "Place") -> None:
     threading.Thread(target=_die_with_driver, daemon=True).start()
     from bench import run
 
-    warm_up(place)
+    run.warm_up(place)
     pipe.send(_WARM)
     while True:
         try:

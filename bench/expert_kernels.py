@@ -1,18 +1,19 @@
 """Compiled loops of mixtures of experts (numba), CPU only; the rules are those of kernels.py.
 
-A *pair* is a row of the batch and one of the experts it is routed to. Masks of dropout are a function
-of a seed, the expert and the entry: each expert drops its own, and the gradient draws the same ones
-again, so that none is stored.
+Masks of dropout are a function of a seed, the expert and the entry: each expert drops its own, and
+the gradient draws the same ones again, so that none is stored. An entry stays where its bits are at
+most `keep_to`.
 """
 
 import functools
+from typing import Any
 
 import numba
 import numpy as np
 
 from bench.kernels import _jit
 
-_inline = functools.partial(numba.njit, inline="always")
+_inline: Any = functools.partial(numba.njit, inline="always")
 
 
 @_inline
@@ -35,7 +36,7 @@ def _start(seed, expert, row):  # type: ignore[no-untyped-def]
 
 @_jit
 def gather(x, rows, expert, keep_to, scale, seed, out):  # type: ignore[no-untyped-def]
-    # Copy rows for one expert, with its dropout.
+    """Copy rows of x for one expert, with its dropout."""
     for i in numba.prange(rows.shape[0]):
         b = rows[i]
         start = _start(seed, expert, b)
@@ -45,7 +46,7 @@ def gather(x, rows, expert, keep_to, scale, seed, out):  # type: ignore[no-untyp
 
 @_jit
 def scatter(part, rows, gates, expert, keep_to, scale, seed, out):  # type: ignore[no-untyped-def]
-    # The gradient of `gather`, weighted; an expert holds a row once, so rows do not repeat.
+    """Add the gradient of `gather`, times gates, to out; an expert holds a row once."""
     for i in numba.prange(rows.shape[0]):
         b, factor = rows[i], gates[i] * scale
         start = _start(seed, expert, b)
@@ -56,6 +57,7 @@ def scatter(part, rows, gates, expert, keep_to, scale, seed, out):  # type: igno
 
 @_jit
 def add_scaled(part, rows, gates, out):  # type: ignore[no-untyped-def]
+    """Add part, times gates, to the rows of out, which do not repeat."""
     for i in numba.prange(rows.shape[0]):
         b, gate = rows[i], gates[i]
         for k in range(out.shape[1]):
@@ -69,6 +71,7 @@ def add_scaled(part, rows, gates, out):  # type: ignore[no-untyped-def]
 def sparse_forward(  # type: ignore[no-untyped-def]
     indptr, indices, values, rows, experts, gates, weight, keep_to, scale, seed, out
 ):
+    """Out = the weighted sum of the experts of each row of x[rows]."""
     for i in numba.prange(rows.shape[0]):
         for k in range(out.shape[1]):
             out[i, k] = 0.0
@@ -86,8 +89,10 @@ def sparse_forward(  # type: ignore[no-untyped-def]
 def sparse_transposed(  # type: ignore[no-untyped-def]
     indptr, columns, entries, values, position, experts, gates, grad, keep_to, scale, seed, out
 ):
-    # Row f of every expert's gradient, from the nodes that have feature f: x transposed, whose
-    # entry t is entry entries[t] of x; position is where a node stands in the batch, or -1.
+    """Add every expert's gradient to out, row f from the nodes that have feature f.
+
+    Entry t of x transposed is entry entries[t] of x; position: a node's row in the batch, or -1.
+    """
     for f in numba.prange(indptr.shape[0] - 1):
         for t in range(indptr[f], indptr[f + 1]):
             i = position[columns[t]]
@@ -106,7 +111,7 @@ def sparse_transposed(  # type: ignore[no-untyped-def]
 def sparse_scatter(  # type: ignore[no-untyped-def]
     indptr, indices, values, rows, experts, gates, grad, keep_to, scale, seed, threads, out
 ):
-    # The same for a small batch; a thread owns a block of columns, as in kernels.spmm_scatter.
+    """Do the same for a small batch; a thread owns a block of columns."""
     width = (out.shape[2] + threads - 1) // threads
     for block in numba.prange(threads):
         first, last = block * width, min(out.shape[2], (block + 1) * width)
@@ -122,12 +127,17 @@ def sparse_scatter(  # type: ignore[no-untyped-def]
                             target[k] += value * source[k]
 
 
-@numba.njit(
-    parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz", "reassoc"}
-)  # `reassoc`: a sum along a row vectorises only if its order is free (fixed once compiled)
+# A sum along a row vectorises only where its order is free (once compiled, it is fixed).
+_sum_jit: Any = functools.partial(
+    numba.njit, parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz", "reassoc"}
+)
+
+
+@_sum_jit
 def sparse_gate_grad(  # type: ignore[no-untyped-def]
     indptr, indices, values, rows, experts, weight, grad, keep_to, scale, seed, out
 ):
+    """Out = the product of each row's gradient and of each of its experts' outputs."""
     for i in numba.prange(rows.shape[0]):
         above = grad[i]
         for j in range(experts.shape[1]):

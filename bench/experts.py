@@ -7,14 +7,15 @@ A layer of E linear experts sends every row to k of them:
 with g, the gates, from a router; scale = exp(min(s, log 100)), learned, 2 at first; and u_e, an
 optional learned attention over the input's columns, exp(min(a_e, log 100)), 1.1 at first.
 
-Sources: RbM, arXiv 2406.11919, section 3; the cosine router is the repository's `MoELayerRouterModel`.
+Sources: RbM, arXiv 2406.11919, section 3; the learned router is its repository's
+`MoELayerRouterModel`.
 """
 
 import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ CEILING = math.log(100.0)  # of every learned log-scale
 
 
 def squared_variation(v: Tensor) -> Tensor:
-    """Squared coefficient of variation of v [E]: unbiased variance / (mean^2 + 1e-10); 0 for E = 1."""
+    """Unbiased variance of v [E] / (its mean^2 + 1e-10); 0 for a single expert."""
     return v.var() / (v.mean().square() + 1e-10) if v.numel() > 1 else v.sum() * 0.0
 
 
@@ -39,14 +40,12 @@ def squared_variation(v: Tensor) -> Tensor:
 class MemoryRouter(nn.Module):
     """Send a row to the k experts whose memories it is nearest to (RbM).
 
-    cos_be = <x_b, m_e> / (|x_b| |m_e|); the gates are the softmax of the k chosen cosines. In training
-    mode every call moves each memory towards what its expert was given: m_e becomes
-    momentum * m_e / |m_e| + (1 - momentum) * a mean of its rows at length 1, weighted by the softmax
-    of their gates. The memory [E, D] is a parameter while `self_similarity` has a weight (the only
-    loss that reaches it), else a buffer.
+    cos_be = <x_b, m_e> / (|x_b| |m_e|); the gates are the softmax of the k chosen cosines. In
+    training mode every call moves each memory towards what its expert was given: m_e becomes
+    momentum * m_e / |m_e| + (1 - momentum) * a mean of its rows at length 1, weighted by the
+    softmax of their gates. The memory [E, D] asks for a gradient while the self-similarity, the
+    only loss that reaches it, has a weight; otherwise the optimizer leaves it alone.
     """
-
-    memory: Tensor
 
     def __init__(self, size_in: int, num_experts: int, config: Any) -> None:
         super().__init__()
@@ -56,10 +55,7 @@ class MemoryRouter(nn.Module):
         self.self_similarity = config.self_similarity_weight
         self.load_balance = config.load_balance_weight
         memory = F.normalize(torch.randn(num_experts, size_in), dim=1)
-        if self.self_similarity:
-            self.memory = nn.Parameter(memory)
-        else:
-            self.register_buffer("memory", memory)
+        self.memory = nn.Parameter(memory, requires_grad=bool(self.self_similarity))
 
     def forward(self, inputs: Inputs) -> tuple[Routing, Tensor | None]:
         """Return where the rows go, and in training mode the auxiliary loss."""
@@ -139,7 +135,7 @@ Router = MemoryRouter | LearnedRouter
 
 
 class ExpertLayer(nn.Module):
-    """E linear experts and a router; weights are [E, D, H], drawn as `torch.nn.Linear` draws its own."""
+    """E linear experts, weights [E, D, H] drawn as those of `torch.nn.Linear`, and a router."""
 
     def __init__(
         self, router: Router, size_in: int, size_out: int, *, attention: bool = False
@@ -164,7 +160,7 @@ class ExpertLayer(nn.Module):
             routing, auxiliary = Routing(*_constant(ids.unsqueeze(1))), None
         else:
             routing, auxiliary = self.router(inputs)
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.log_attention is not None:
             weight = weight * self.log_attention.clamp(max=CEILING).exp().unsqueeze(2)
         mixed = inputs.mixture(weight, routing, dropout)
@@ -178,7 +174,7 @@ def _constant(experts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ExpertMLP(nn.Module):
-    """Expert layer -> [norm] -> ReLU, L - 1 times, then an expert layer; dropout on experts' inputs."""
+    """Expert layer -> [norm] -> ReLU, L - 1 times, then one more; dropout on experts' inputs."""
 
     def __init__(self, layers: list[ExpertLayer], *, norm: str, dropout: float) -> None:
         super().__init__()
@@ -188,25 +184,38 @@ class ExpertMLP(nn.Module):
         self.dropout, self.mode = dropout, "routed"
         self._auxiliary: list[Tensor] = []
 
+    @property
+    def experts(self) -> list[ExpertLayer]:
+        """The layers."""
+        return cast(list[ExpertLayer], list(self.layers))
+
     @contextmanager
     def during(self, mode: str) -> Iterator[None]:
-        """Route otherwise for a while.
+        """Train otherwise for a while; routers are not called, there is no auxiliary loss.
 
-        `first`: the first expert alone, without scale and attention, an MLP; `chunks`: the batch cut
-        into E runs of rows, one for each expert. The routers are not called.
+        `first`: the first expert alone, without scale and attention, an MLP. `chunks`: the batch is
+        cut into E runs of rows, run e for expert e. What the mode does not use is put back afterwards:
+        weight decay moves what has no gradient, too.
         """
+        words = ("router.", "log_") if mode == "first" else ("router.",)
+        idle = [p for name, p in self.named_parameters() if any(word in name for word in words)]
+        kept = [p.detach().clone() for p in idle]
         self.mode = mode
         try:
             yield
         finally:
             self.mode = "routed"
+            with torch.no_grad():
+                for parameter, value in zip(idle, kept, strict=True):
+                    parameter.copy_(value)
 
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return logits [n, C] of `nodes`, and the output of the first layer [n, H]."""
         self._auxiliary = []
         dropout = self.dropout if self.training else 0.0
-        inputs, outputs = Inputs.of_graph(graph, nodes), []
-        for i, layer in enumerate(self.layers):
+        inputs = Inputs.of_graph(graph, nodes)
+        outputs: list[Tensor] = []
+        for i, layer in enumerate(self.experts):
             inputs = inputs if i == 0 else self._between(i, outputs[-1])
             h, auxiliary = layer(inputs, dropout, self.mode)
             outputs.append(h)
@@ -219,9 +228,9 @@ class ExpertMLP(nn.Module):
         return Inputs(None, None, self.norms[i - 1](h).relu())
 
     def auxiliary(self) -> Tensor:
-        """Return the sum of the layers' auxiliary losses of the last forward; each is given once."""
+        """Return the sum of the layers' losses of the last forward, which is given once."""
         given, self._auxiliary = self._auxiliary, []
-        return sum(given, torch.zeros((), device=self.layers[0].bias.device))
+        return sum(given, torch.zeros((), device=self.experts[0].bias.device))
 
     @torch.no_grad()
     def start(self, graph: Graph, seed: int) -> None:
@@ -232,13 +241,13 @@ class ExpertMLP(nn.Module):
         """
         self.eval()
         inputs = Inputs.of_graph(graph, None)
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.experts):
             layer.weight[1:], layer.bias[1:] = layer.weight[0].clone(), layer.bias[0].clone()
             if isinstance(layer.router, MemoryRouter):
                 centres = _centres(inputs.unit_rows(), layer.router.num_experts, seed)
                 centres = F.normalize(centres, dim=1).to(inputs.device)
                 layer.router.memory.copy_(centres)
-            if i + 1 < len(self.layers):
+            if i + 1 < len(self.experts):
                 inputs = self._between(i + 1, layer(inputs, 0.0, "routed")[0])
 
 
@@ -263,8 +272,8 @@ def diagnostics(method: nn.Module, graph: Graph) -> list[dict[str, Any]]:
 
     Returns:
         A dict for each layer: `experts` int64 [n, k] and `gates` [n, k]; `load` [E], the share of
-        the gates' sum that each expert has; `entropy` of the load, 1 for an even one, 0 for one expert
-        alone; `collapsed`, the experts that no node goes to.
+        the gates' sum that each expert has; `entropy` of the load, from 0 (one expert has all) to 1
+        (even); `collapsed`, the experts that no node goes to.
     """
     routers = [m for m in method.modules() if isinstance(m, MemoryRouter | LearnedRouter)]
     seen: dict[nn.Module, Routing] = {}

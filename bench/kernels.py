@@ -174,6 +174,16 @@ def relu_dropout_grad(out, grad, scale, result):  # type: ignore[no-untyped-def]
             result[i, k] = grad[i, k] * scale if out[i, k] > 0.0 else np.float32(0.0)
 
 
+@_jit
+def adam(p, grad, mean, square, rate, decay, correction):  # type: ignore[no-untyped-def]
+    """One step of Adam on flat arrays; `correction` is sqrt(1 - beta2^t)."""
+    for i in numba.prange(p.shape[0]):
+        g = grad[i] + decay * p[i]
+        mean[i] += np.float32(0.1) * (g - mean[i])
+        square[i] += np.float32(0.001) * (g * g - square[i])
+        p[i] -= rate * mean[i] / (np.sqrt(square[i]) / correction + np.float32(1e-8))
+
+
 def threads() -> int:
     """Number of threads the loops use."""
     return int(numba.get_num_threads())

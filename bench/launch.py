@@ -141,16 +141,17 @@ def _run(
 def _measure(
     sweep: Sweep, place: "Place", plan: engine.Plan, progress: Progress, outcome: Outcome
 ) -> None:
-    """Time the first seeds of every group, one after another, with nothing else running."""
+    """Count MACs, and time the first seeds of every group, with nothing else running."""
     seen: dict[Any, int] = {}
-    todo = []
+    todo: dict[str, bool] = {}  # key -> whether to time it
     for cell in outcome.cells:
         row = outcome.rows.get(cell.key)
         if row is None or row.status != "ok":
             continue
         seen[cell.group] = seen.get(cell.group, 0) + 1
-        if seen[cell.group] <= sweep.cost_seeds and not row.cost:
-            todo.append(row)
+        timed = seen[cell.group] <= sweep.cost_seeds
+        if not row.cost or (timed and not any("latency_ms" in v for v in row.cost.values())):
+            todo[row.key] = timed
     if not todo:
         return
     from dataclasses import replace
@@ -159,9 +160,10 @@ def _measure(
 
     alone = replace(place, threads=plan.threads)
     run.warm_up(alone)
-    for row in progress(todo, len(todo), "cost"):
+    for key in progress(todo, len(todo), "cost"):
+        row = outcome.rows[key]
         try:
-            row.cost = run.measure(row, alone)
+            row.cost = run.measure(row, alone, timed=todo[key])
             outcome.measured += 1
         except CorruptError as error:
             place.store.set_aside(row.key, str(error))

@@ -1,7 +1,6 @@
-"""Weighted sums of experts: y_b = sum over the chosen e of g_be * dropout_e(x_b) W_e, and gradients.
+"""Sums of experts, y_b = sum over the chosen e of g_be * dropout_e(x_b) W_e, and their gradients.
 
-Only chosen pairs (row, expert) are computed, in training and at inference. How, measured on one thread
-(2,708 rows, 4 experts, 3 chosen, width 512, forward and backward; `tests/benchmarks/speed_rbm.py`):
+Only the pairs (row, expert) that are chosen are computed, in training and at inference:
 
 * dense x: the rows of an expert are gathered (with its dropout), multiplied and added, in blocks
   that stay in the cache: one matrix product a block and expert.
@@ -160,7 +159,7 @@ def _squares(x: CSR) -> Tensor:
 
 
 def dense_mixture(x: Tensor, weight: Tensor, routing: Routing, dropout: float) -> Tensor:
-    """Sum the chosen experts of dense rows x [n, D]; gradients reach x, the weight and the gates."""
+    """Sum the chosen experts of rows x [n, D]; gradients reach x, the weight and the gates."""
     experts, gates = routing.experts, routing.gates
     if x.device.type == "cpu" and all(t.dtype == torch.float32 for t in (x, weight, gates)):
         return cast(Tensor, _Dense.apply(x, weight, experts, gates, dropout))
@@ -202,7 +201,7 @@ def _groups(experts: Tensor, num_experts: int) -> Iterator[tuple[int, Tensor]]:
 
 @dataclass(frozen=True)
 class _Dropout:
-    """One draw of masks, as the kernels take it: an entry whose bits are at most `keep_to` stays."""
+    """One draw of masks, as the kernels take it; the scale is 1 where nothing is dropped."""
 
     keep_to: np.uint32
     scale: np.float32
@@ -284,9 +283,7 @@ def _gathered(x: Tensor, block: _Block, masks: _Dropout) -> Tensor:
     if masks.scale == 1.0:
         return x.detach()[block.rows]
     out = torch.empty(len(block.rows), x.shape[1])
-    expert_kernels.gather(
-        _array(x), block.rows.numpy(), block.expert, *masks.parts, out.numpy()
-    )
+    expert_kernels.gather(_array(x), block.rows.numpy(), block.expert, *masks.parts, out.numpy())
     return out
 
 

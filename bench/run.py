@@ -96,7 +96,8 @@ def _answer(cell: Cell, place: Place, row: Row, draft: Path) -> None:
     role, choice = ("student", cell.student) if cell.student else ("teacher", cell.teacher)
     assert choice is not None
     with _timing(row, "load"):
-        exam = load_exam(cell, place, row)
+        exam = _load_exam(cell.protocol, cell.split_seed, place.data)
+    exam, row.seconds["encode"] = _encoded(exam, cell, place)
     with _timing(row, "teacher"):
         teacher = load_teacher(cell, place) if cell.student else None
     own_seed = derive_seed(cell.seed, role)
@@ -136,21 +137,22 @@ def _load_exam(protocol: Any, split_seed: int, root: Path) -> Exam:
     return examine(dataset, protocol, split_seed)
 
 
-def load_exam(cell: Cell, place: Place, row: Row | None = None) -> Exam:
+def load_exam(cell: Cell, place: Place) -> Exam:
     """Load and split the data of a cell, once a process and split seed.
 
-    Where its student asks for positional encodings, they are there as `graph.extra`; the seconds
-    that computing them took go into `row` as `encode`.
+    Where its student asks for positional encodings, they are there as `graph.extra`.
     """
-    exam = _load_exam(cell.protocol, cell.split_seed, place.data)
+    return _encoded(_load_exam(cell.protocol, cell.split_seed, place.data), cell, place)[0]
+
+
+def _encoded(exam: Exam, cell: Cell, place: Place) -> tuple[Exam, float]:
+    """Return the exam with the encodings its student asks for, and the seconds they once took."""
     config = cell.student.config if cell.student else {}
     encoding = Encoding.of_config(config, derive_seed(cell.seed, "encoding"))
     if encoding is None:
-        return exam
+        return exam, 0.0
     encoded, seconds = encodings.encode(encoding, exam.seen.adj, place.results / "encodings")
-    if row is not None:
-        row.seconds["encode"] = seconds
-    return exam.with_extra(encodings.spread(encoded, exam.graph.adj, exam.observed))
+    return exam.with_extra(encodings.spread(encoded, exam.graph.adj, exam.observed)), seconds
 
 
 def build(role: str, name: str, config: dict[str, Any], task: Task) -> Method:
@@ -232,8 +234,6 @@ def _evaluate(cell: Cell, place: Place, row: Row, draft: Path, exam: Exam, metho
             scores, predicted = _test_scores(exam, seen, unseen, reference)
             numbers.update(scores)
             predictions[variant or "_"] = predicted.astype(np.int16)
-        graph = deployed_graph(model, exam, cell.device)
-        numbers["macs"] = float(cost.count_macs(functools.partial(model.inference, graph)))
         row.variants[variant] = numbers
     if predictions:
         np.savez(draft / "predictions.npz", **predictions)  # type: ignore[arg-type]
@@ -328,16 +328,19 @@ def _save(draft: Path, log: FitLog, method: Method, exam: Exam | None, device: s
 # ---- cost, measured later and alone ---------------------------------------------------------
 
 
-def measure(row: Row, place: Place) -> dict[str, dict[str, float]]:
-    """Measure latency, energy and the MACs of one node of a finished cell's variants and store them beside its row."""
+def measure(row: Row, place: Place, *, timed: bool = True) -> dict[str, dict[str, float]]:
+    """Measure a finished cell's variants from the stored weights, and store that beside its row.
+
+    MACs are counted always; latency and energy are measured where `timed`. An earlier timing stays.
+    """
     cell = from_data(row.cell)
     exam = load_exam(cell, place)
     found = {}
     for variant, model in load_model(cell, place).deploy().items():
         graph = deployed_graph(model, exam, cell.device)
-        found[variant] = cost.latency(model.eval(), graph)
-        found[variant]["macs_node"] = cost.macs(model, graph)["macs_node"]
-        found[variant]["cost_threads"] = float(place.threads)
+        found[variant] = {**row.cost.get(variant, {}), **cost.macs(model.eval(), graph)}
+        if timed:
+            found[variant].update(cost.latency(model, graph), cost_threads=float(place.threads))
     place.store.write_cost(row.key, found)
     return found
 

@@ -3,14 +3,17 @@
 The loop is a function, so a method may call it several times (warm-up, then train; once a stage).
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bench import kernels
 from bench.graph import Task
 from bench.hparams import TrainConfig, derive_seed
 from bench.method import DivergedError, FitLog, Method, Step
@@ -44,9 +47,10 @@ def fit(method: Method, task: Task, config: TrainConfig | None = None) -> FitLog
     clock = {"train": 0.0, "validate": 0.0}
     history: dict[str, list[float]] = {"epoch": [], "loss": []}
     best = _Best(method, config.patience) if config.selection == "val" else None
-    fused = all(p.device.type in ("cpu", "cuda") for p in method.parameters())
-    optimizer = torch.optim.Adam(
-        method.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
+    optimizer = Adam(
+        [p for p in method.parameters() if p.requires_grad],
+        lr=config.lr,
+        weight_decay=config.weight_decay,
     )
     with seeded(task.seed, "fit") as generator:
         for epoch in range(config.max_epochs):
@@ -70,7 +74,7 @@ def fit(method: Method, task: Task, config: TrainConfig | None = None) -> FitLog
     return FitLog(history, best.epoch if best else config.max_epochs - 1, clock)
 
 
-def _epoch(method: Method, task: Task, optimizer: torch.optim.Optimizer, step: Step) -> float:
+def _epoch(method: Method, task: Task, optimizer: "Adam", step: Step) -> float:
     """Run one epoch and return the mean loss of its batches."""
     method.train()
     method.begin_epoch(task, step)
@@ -84,15 +88,46 @@ def _epoch(method: Method, task: Task, optimizer: torch.optim.Optimizer, step: S
             total = value if total is None else total + value
             count += 1
         if batch.ends_step:
-            for p in method.parameters():
-                if p.grad is None:  # a loss of None is an Adam step with a gradient of zero
-                    p.grad = torch.zeros_like(p)
             optimizer.step()
-            optimizer.zero_grad()
     mean = float(total) / count if total is not None else 0.0
     if mean - mean != 0.0:  # NaN or infinite
         raise DivergedError(step.epoch)
     return mean
+
+
+class Adam:
+    """Adam with L2 decay added to the gradient: the steps of `torch.optim.Adam`.
+
+    On the CPU a step is one compiled pass over each parameter, and a process does not pay two
+    seconds for what torch's optimisers import at their first step. A parameter without gradient is
+    one whose gradient is zero: its momentum and its decay still move it.
+
+    Source: Kingma & Ba, arXiv 1412.6980, algorithm 1 (beta 0.9 and 0.999, epsilon 1e-8).
+    """
+
+    def __init__(self, parameters: list[Tensor], *, lr: float, weight_decay: float) -> None:
+        self.parameters, self.lr, self.weight_decay = parameters, lr, weight_decay
+        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter, then drop the gradients."""
+        self.steps += 1
+        rate = self.lr / (1 - 0.9**self.steps)
+        correction = math.sqrt(1 - 0.999**self.steps)
+        for p, (mean, square) in zip(self.parameters, self.moments, strict=True):
+            grad = torch.zeros_like(p) if p.grad is None else p.grad
+            p.grad = None
+            if p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous():
+                flat = (x.view(-1).numpy() for x in (p, grad.contiguous(), mean, square))
+                numbers = (np.float32(x) for x in (rate, self.weight_decay, correction))
+                kernels.adam(*flat, *numbers)
+                continue
+            grad = grad + self.weight_decay * p
+            mean.lerp_(grad, 0.1)
+            square.lerp_(grad * grad, 0.001)
+            p.addcdiv_(mean, square.sqrt().div_(correction).add_(1e-8), value=-rate)
 
 
 @torch.no_grad()

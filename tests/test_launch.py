@@ -34,7 +34,7 @@ def place(sweep, tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     place = Place(folder / "results", folder)
     outcome = start(sweep, place)
-    assert (outcome.ran, outcome.measured, outcome.unfinished()) == (6, 3, [])
+    assert (outcome.ran, outcome.measured, outcome.unfinished()) == (6, 6, [])
     return place
 
 
@@ -59,9 +59,11 @@ def test_the_plan_is_kept_beside_the_rows(sweep, place):
     assert plan["sweep"] == json.loads(json.dumps(sweep.model_dump()))
 
 
-def test_cost_is_measured_for_the_first_seeds_only(sweep, place):
-    seeds = {place.store.read(c.key).cost != {}: c.seed for c in expand(sweep, place.data)}
-    assert seeds == {True: 0, False: 1}
+def test_latency_is_measured_for_the_first_seeds_only_and_macs_for_all(sweep, place):
+    for cell in expand(sweep, place.data):
+        cost = place.store.read(cell.key).cost[""]
+        assert cost["macs"] > cost["macs_node"] > 0
+        assert ("latency_ms" in cost) == (cell.seed == 0)
 
 
 HARM = {
@@ -107,7 +109,7 @@ def test_weights_found_damaged_while_timing_are_set_aside(sweep, place, monkeypa
 
 
 def test_a_cost_that_cannot_be_measured_is_a_warning(sweep, place, monkeypatch):
-    def broken(*_):
+    def broken(*_, timed):
         raise RuntimeError("no clock")
 
     (place.store.folder(expand(sweep, place.data)[0].key) / "cost.json").unlink()
@@ -175,7 +177,8 @@ def test_a_thousand_finished_cells_are_passed_in_no_time(tmp_path):
     for cell in cells:
         with store.draft(cell.key) as draft:
             (draft / "weights.pt").touch()
-            store.write(Row(cell.key, cell.describe(), "ok", variants={"": {"macs": 1.0}}), draft)
+            store.write(Row(cell.key, cell.describe(), "ok", variants={"": {}}), draft)
+        store.write_cost(cell.key, {"": {"macs": 1.0}})
     (tmp_path / "reports" / "big").mkdir(parents=True)
     (tmp_path / "reports" / "big" / "comparison.md").touch()
     program = (

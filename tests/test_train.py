@@ -287,3 +287,33 @@ def test_seconds_are_counted_by_phase():
     log = Linear().fit(make_task())
     assert set(log.seconds) == {"train", "validate"}
     assert all(seconds > 0 for seconds in log.seconds.values())
+
+
+def test_adam_makes_the_steps_of_torch():
+    torch.manual_seed(0)
+    start = [torch.randn(7, 5), torch.randn(3)]
+    ours = [p.clone().requires_grad_() for p in start]
+    theirs = [p.clone().requires_grad_() for p in start]
+    optimizer = train.Adam(ours, lr=0.05, weight_decay=0.01)
+    reference = torch.optim.Adam(theirs, lr=0.05, weight_decay=0.01)
+    for _ in range(20):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        optimizer.step()
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_adam_is_the_same_in_the_compiled_pass_and_in_torch_operations():
+    gradient = torch.randn(6, 4)
+    single = torch.ones(6, 4, requires_grad=True)
+    double = torch.ones(6, 4, dtype=torch.float64, requires_grad=True)  # takes torch's operations
+    for p in (single, double):
+        optimizer = train.Adam([p], lr=0.1, weight_decay=0.1)
+        for _ in range(5):
+            p.grad = gradient.to(p.dtype)
+            optimizer.step()
+        optimizer.step()  # no gradient: momentum and decay still move it
+    torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-6)

@@ -1,36 +1,40 @@
 """RbM: a sparse mixture of experts whose router is a memory of what each expert was given.
 
 Source: Rumiantsev & Coates, "Graph Knowledge Distillation to Mixture of Experts", arXiv 2406.11919
-(TMLR 2024), and its official code (models.py: RbM, RbMLayer). Every linear layer of an MLP becomes E
-experts, dropout on their input; between layers [norm] and ReLU, no dropout. A row goes to the k experts
-whose memories have the largest cosine with it, weighted by the softmax of these k cosines; the task's
-loss does not reach the weights. Memories follow their rows by a moving average, and three auxiliary
-losses, summed over the layers, shape the routing:
+(TMLR 2024), and its official code (models.py: RbM, RbMLayer). Every linear layer of an MLP becomes
+E experts, dropout on their input; between layers [norm] and ReLU, no dropout. A row goes to the k
+experts whose memories have the largest cosine with it, weighted by the softmax of these k cosines;
+the task's loss does not reach the weights. Memories follow their rows by a moving average, and
+three auxiliary losses, summed over the layers, shape the routing:
 
     commitment_weight * mean_b sum_e w_be (-cos_be)          (rows come near their memories)
     self_similarity_weight * mean_ef <m_e, stopgrad m_f>     (memories part)
     load_balance_weight * cv^2(sum_b w_b)                    (experts are used evenly)
 
 First `warmup_epochs` epochs train the first expert alone, a plain MLP; then each layer's memories
-become the centres of a k-means of its inputs and all experts copies of the first; then all is trained.
-The distillation around it (schedule, encodings, reliable sampling, adversarial features) is recipe.py.
+become the centres of a k-means of its inputs and all experts copies of the first; then all is
+trained. The distillation around it (schedule, encodings, reliable sampling, adversarial features)
+is recipe.py.
 
-Memory: a parameter while the self-similarity has a weight, as in the official code, so Adam and weight
-decay act on it too; without that weight no gradient reaches it (Adam skips it there), so it is a
-buffer that the moving average alone changes. Hidden states are the output of the first layer, which
-the official code compares with the teacher's. `router: learned` is our ablation: the router of `moe`,
-trained by the task's loss, in the place of the memory.
+Memory: a parameter while the self-similarity has a weight, as in the official code, so Adam and
+weight decay act on it too; without that weight no gradient reaches it (Adam skips it there), so it
+is a buffer that the moving average alone changes. Hidden states are the output of the first layer,
+which the official code compares with the teacher's. `router: learned` is our ablation: the router
+of `moe`, trained by the task's loss, in the place of the memory.
 
 Differs from the official code: the reported test accuracy is that of the best val epoch (theirs is
-the best test epoch) and only epochs after the warm-up can be the best one; the optimizer starts anew
-after the warm-up (theirs keeps the moments of the first expert); validation computes val nodes only;
-the temperature renormalises and comes with T^2 (theirs divides log-probabilities); the k-means is
-seeded; with reliable sampling a student node with several pairs is computed once a batch, so it counts
-once in the moving average and in the auxiliary losses; more of this kind in recipe.py.
+the best test epoch) and only epochs after the warm-up can be the best one; the optimizer starts
+anew after the warm-up (theirs keeps the moments of the first expert); validation computes val nodes
+only; the temperature renormalises and comes with T^2 (theirs divides log-probabilities); the
+k-means is seeded; with reliable sampling a student node with several pairs is computed once a
+batch, so it counts once in the moving average and in the auxiliary losses; more of this kind in
+recipe.py.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -72,7 +76,7 @@ class RbM(Method):
         sizes = [num_features, *[config.width] * (config.num_layers - 1), num_classes]
         layers = [
             ExpertLayer(kind(a, config.num_experts, config), a, b, attention=config.input_attention)
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            for a, b in pairwise(sizes)
         ]
         self.mlp = ExpertMLP(layers, norm=config.norm, dropout=config.dropout)
         self.similarity = recipe.similarity_encoder(config, num_classes)
@@ -94,11 +98,22 @@ class RbM(Method):
         return recipe.loss(self, task, batch, step, self.mlp.auxiliary)
 
     def fit(self, task: Task) -> FitLog:
-        """Warm up one expert, start the memories, train; the log is that of the last phase."""
-        warm = self.mlp.warm_up(self, task, "first")
-        with warm.timed("start"):
-            self.mlp.start(task.graph, derive_seed(task.seed, "memory"))
-        return warm.joined(train.fit(self, task))
+        """Warm up one expert, start the memories, train; the log is the last phase's, and a curve."""
+        config: Any = self.config
+        warm: FitLog | None = None
+        if config.warmup_epochs:
+            phase = replace(config, max_epochs=config.warmup_epochs, selection="last")
+            with self.mlp.during("first"):
+                warm = train.fit(self, task, phase)
+        start = time.perf_counter()
+        self.mlp.start(task.graph, derive_seed(task.seed, "memory"))
+        started = time.perf_counter() - start
+        log = train.fit(self, task)
+        log.seconds["start"] = started
+        if warm is not None:
+            log.history["warmup_loss"] = warm.history["loss"]
+            log.seconds["warmup"] = warm.seconds["train"]
+        return log
 
     def deploy(self) -> dict[str, Method]:
         """Ship the experts alone."""

@@ -1,0 +1,117 @@
+"""Ensemble: several GLNN students that never see each other, and the mean of their probabilities.
+
+Source: the baseline "ensemble of MLPs" of RbM, arXiv 2406.11919 (TMLR 2024), and E-GLNN of later
+papers; neither has official code. Each member is a GLNN student (arXiv 2110.08727), drawn on its
+own:
+
+    loss = sum of the members' own losses,    p = mean of softmax(member's logits)
+
+and the logits handed out are log p. Adam keeps its moments by parameter, so members are trained as
+if they were alone, on the same batches. `match_parameters` chooses the hidden width whose members
+have, together, the number of parameters nearest to a given one (that of the student compared with).
+
+Members run in turn: as one product (a first layer of M widths side by side, then batched products)
+they were not faster on one thread (`tests/benchmarks/speed_rbm.py`).
+
+Differs from the official code: there is none; the number of members and their widths are ours.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench import recipe
+from bench.graph import Graph, Task
+from bench.hparams import hp
+from bench.method import Batch, Method, Output, Step
+from bench.recipe import RecipeConfig
+
+
+class _Member(Method):
+    """One MLP, with the recipe's loss."""
+
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
+        super().__init__(config, num_features, num_classes, num_nodes)
+        self.mlp = config.build(num_features, num_classes)
+        self.similarity = recipe.similarity_encoder(config, num_classes)
+
+    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
+        """Compute `nodes` from their own features."""
+        return Output(*self.mlp(graph, nodes))
+
+
+class Ensemble(Method):
+    """Independent MLP students, averaged."""
+
+    needs_teacher: ClassVar[bool] = True
+
+    @dataclass(frozen=True)
+    class Config(RecipeConfig):
+        """Hyper-parameters of the ensemble; all others are each member's own."""
+
+        num_members: int = hp(4, low=1, high=64)  # M
+        match_parameters: int = hp(0, low=0, high=10**9)  # of all members; 0: the width as given
+
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
+        super().__init__(config, num_features, num_classes, num_nodes)
+        own, sizes = config, (num_features, num_classes, num_nodes)
+        if config.match_parameters:
+            share = config.match_parameters / config.num_members
+            width = matching_width(config, num_features, num_classes, share)
+            own = replace(config, hidden_dim=width, width_factor=1.0)
+        self.members = nn.ModuleList([_Member(own, *sizes) for _ in range(config.num_members)])
+
+    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
+        """Return the log of the mean probability, and the members' hidden states side by side."""
+        outputs = [member(graph, nodes) for member in self.members]
+        log_probs = torch.stack([output.logits.log_softmax(1) for output in outputs])
+        mean = log_probs.logsumexp(0) - torch.tensor(float(len(outputs))).log()
+        return Output(mean, torch.cat([output.hidden for output in outputs], 1))
+
+    def begin_epoch(self, task: Task, step: Step) -> None:
+        """Prepare the recipe's epoch; a refit looks at the ensemble's predictions."""
+        recipe.begin_epoch(self, task, step)
+
+    def batches(self, task: Task, step: Step) -> Iterable[Batch]:
+        """Yield the recipe's batches, the same for all members."""
+        batches = recipe.batches(self, task, step)
+        for member in self.members:
+            member.sampling = getattr(self, "sampling", None)
+        return batches
+
+    def loss(self, task: Task, batch: Batch, step: Step) -> Tensor | None:
+        """Return the sum of the members' losses."""
+        total: Tensor | None = None
+        for member in self.members:
+            value = recipe.loss(member, task, batch, step)  # type: ignore[arg-type]
+            if value is not None:
+                total = value if total is None else total + value
+        return total
+
+    def deploy(self) -> dict[str, Method]:
+        """Ship the MLPs alone."""
+        light = recipe.shipped(self)
+        members = [recipe.shipped(member) for member in self.members]  # type: ignore[arg-type]
+        light._modules = {**light._modules, "members": nn.ModuleList(members)}
+        return {"": light}
+
+
+def matching_width(config: Any, num_features: int, num_classes: int, goal: float) -> int:
+    """Return the hidden width at which one member's number of parameters is nearest to `goal`."""
+
+    def count(width: int) -> int:
+        sizes = [num_features, *[width] * (config.num_layers - 1), num_classes]
+        norms = 0 if config.norm == "none" else 2 * sum(sizes[1:-1])
+        return sum((a + 1) * b for a, b in pairwise(sizes)) + norms
+
+    low, high = 1, 2
+    while count(high) < goal and config.num_layers > 1:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) < goal else (low, middle)
+    return min((low, high), key=lambda width: abs(count(width) - goal))
