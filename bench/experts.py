@@ -194,7 +194,7 @@ class ExpertMLP(nn.Module):
         """Train otherwise for a while; routers are not called, there is no auxiliary loss.
 
         `first`: the first expert alone, without scale and attention, an MLP. `chunks`: the batch is
-        cut into E runs of rows, run e for expert e. What the mode does not use is put back afterwards:
+        cut into E runs of rows, run e for expert e. What the mode does not use is put back later:
         weight decay moves what has no gradient, too.
         """
         words = ("router.", "log_") if mode == "first" else ("router.",)

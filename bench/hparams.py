@@ -72,7 +72,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """Build the error for a name nobody knows, with the nearest valid one."""
     known = sorted(known)
-    return ValueError(f"unknown {kind} '{name}'{nearest(name, known)} known: {', '.join(known)}")
+    near = nearest(name, known) or ";"
+    return ValueError(f"unknown {kind} '{name}'{near} known: {', '.join(known)}")
 
 
 def fields_of(config: type) -> dict[str, dataclasses.Field[Any]]:
@@ -96,7 +97,7 @@ def resolve(config: type, owner: str, values: Mapping[str, Any]) -> Any:
     checked = {}
     for name, value in values.items():
         if name not in fields:
-            raise unknown(f"config key of {owner}", name, fields)
+            raise ValueError(f"{owner}: {unknown('config key', name, fields)}")
         value = _typed(value, hints[name], f"{owner}: {name}")
         limits = fields[name].metadata.get("range", Range())
         if value is not None and (why := limits.refuses(value)):

@@ -68,7 +68,7 @@ def run(cell: Cell, place: Place) -> Row:
             row.status, row.reason = "diverged", str(error)
         except TeacherMissingError as error:
             row.status, row.reason = "failed", str(error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an outside method may call sys.exit
             row.status, row.reason = "failed", f"{type(error).__name__}: {error}"
             (draft / "traceback.txt").write_text(traceback.format_exc())
         row.ran = {
@@ -175,23 +175,27 @@ def load_teacher(cell: Cell, place: Place) -> TeacherOutput | None:
     teacher = cell.teacher_cell
     if teacher is None:
         return None
-    store = place.store
-    row = store.read_or_set_aside(teacher.key) or run(teacher, place)
+    row = place.store.read_or_set_aside(teacher.key) or run(teacher, place)
     try:
-        path = store.artefact(row, "logits.npy") if row.status == "ok" else None
+        logits = _teacher_logits(row, place)
     except CorruptError as error:
-        store.set_aside(teacher.key, str(error))  # and train it again
-        row = run(teacher, place)
-        path = store.artefact(row, "logits.npy") if row.status == "ok" else None
-    if path is None:
-        label = teacher.teacher.label if teacher.teacher else ""
-        raise TeacherMissingError(f"its teacher {label} {row.status}: {row.reason}")
-    logits = np.load(path)
+        place.store.set_aside(teacher.key, str(error))  # and train it again
+        logits = _teacher_logits(run(teacher, place), place)
     return TeacherOutput(
         torch.from_numpy(logits).to(cell.device),
         lambda: load_model(teacher, place),
         lambda: _hidden(teacher, place),
     )
+
+
+def _teacher_logits(row: Row, place: Place) -> np.ndarray:
+    """Read the logits of a teacher, with a look at all that its students will need."""
+    if row.status != "ok":
+        label = row.cell["teacher"]["label"]
+        raise TeacherMissingError(f"its teacher {label} {row.status}: {row.reason}")
+    for name in row.artefacts:
+        place.store.artefact(row, name)
+    return np.asarray(np.load(place.store.folder(row.key) / "logits.npy"))
 
 
 def load_model(cell: Cell, place: Place) -> Method:

@@ -88,7 +88,7 @@ def test_values_of_the_wrong_type_or_range_are_refused_in_one_sentence(key, valu
 
 def test_an_unknown_key_is_refused_with_the_nearest_one():
     with pytest.raises(
-        ValueError, match=r"unknown config key of student 'toy' 'deph'; did you mean 'd"
+        ValueError, match=r"student 'toy': unknown config key 'deph'; did you mean 'd"
     ):
         make(deph=3)
     with pytest.raises(ValueError, match="known: depth, kind, lr, max_epochs, note"):

@@ -88,11 +88,11 @@ REFUSED = {  # what is wrong -> the file after HEAD, the beginning of the senten
     "a config of nothing": ("teachers: [gcn]\nconfig:\n  gcn:", "FILE, line 5: config.gcn is None"),
     "an unknown hyper-parameter": (
         "teachers: [gcn]\nconfig:\n  gcn:\n    lr: 0.1\n    droput: 0.1",
-        "FILE, line 7: unknown",
+        "FILE, line 7: teacher 'gcn': unknown config key 'droput'; did you mean 'dropout'?",
     ),
     "an unknown hyper-parameter of an entry": (
         "teachers:\n- name: gcn\n  config:\n    lr: 0.1\n    droput: 0.1",
-        "FILE, line 7: unknown",
+        "FILE, line 7: teacher 'gcn': unknown config key 'droput'; did you mean 'dropout'?",
     ),
     "a value out of range": (
         "teachers: [gcn]\nconfig:\n  gcn:\n    lr: 0.1\n    dropout: 1.5",

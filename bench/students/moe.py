@@ -1,5 +1,4 @@
-"""MoE: the sparse mixture of experts that RbM is compared with; its router learns from the task's
-loss.
+"""MoE: the sparse mixture of experts that RbM is compared with; its router learns from the loss.
 
 Source: the baseline `moe` of the official code of RbM, arXiv 2406.11919 (models.py: MoE, MoELayer,
 MoELayerRouterModel). Every linear layer of an MLP becomes E experts, dropout on their input;
@@ -80,7 +79,7 @@ class MoE(Method):
         return recipe.loss(self, task, batch, step, self.mlp.auxiliary)
 
     def fit(self, task: Task) -> FitLog:
-        """Train the experts on runs of rows, then all; the log is the last phase's, and a curve."""
+        """Train the experts on runs of rows, then all; the log is that of the last phase."""
         config: Any = self.config
         warm: FitLog | None = None
         if config.warmup_epochs:

@@ -98,7 +98,7 @@ class RbM(Method):
         return recipe.loss(self, task, batch, step, self.mlp.auxiliary)
 
     def fit(self, task: Task) -> FitLog:
-        """Warm up one expert, start the memories, train; the log is the last phase's, and a curve."""
+        """Warm up one expert, start the memories, train; the log is that of the last phase."""
         config: Any = self.config
         warm: FitLog | None = None
         if config.warmup_epochs:
