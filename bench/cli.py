@@ -439,11 +439,11 @@ def _frame(
     from bench.results import Store, frame, load
 
     if sweep is None:
-        if not results.is_dir():
+        if not results.is_dir() and results.suffix != ".csv":
             raise FileNotFoundError(f"there is no results folder {results}")
         everything = load(results)
         names = ["key", "dataset", "split", "setting", "teacher", "student", "seed"]
         wanted: Any = everything.drop_duplicates("key")[names].to_dict("records")
-        return everything, wanted, results.absolute().name
+        return everything, wanted, results.absolute().stem
     name, cells = _asked(sweep, results, data)
     return frame(launch.stored_rows(Store(results), cells).values()), launch.planned(cells), name

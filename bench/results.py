@@ -1,35 +1,28 @@
-"""Rows, histories and artefacts on disk: atomic, checksummed, the only truth.
+"""Rows as tables: tidy records, and a DataFrame of a results folder or of a committed CSV file."""
 
-    results/cells/<key>/row.json       what was asked, what came out, what ran
-                        history.json   {"epoch": [...], "loss": [...], "val_accuracy": [...]}
-                        weights.pt, outputs.pt, ...
-                        cost.json      measured later, alone on the machine
-    results/sweeps/<name>.json         the cells a sweep asked for, in order, under its labels
-    results/corrupt/                   what failed its checksum, set aside
-
-A cell's folder is written beside its place and renamed into it, so a killed run leaves no row.
-"""
-
-import contextlib
-import hashlib
-import json
 import logging
 import math
-import os
-import shutil
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bench.store import DONE, STATUSES, CorruptError, Row, Store
 
 if TYPE_CHECKING:
     import pandas
 
-_log = logging.getLogger(__name__)
-
-STATUSES = ("ok", "diverged", "failed", "timeout", "skipped")
-DONE = ("ok", "skipped")  # the others run again
+__all__ = [
+    "DONE",
+    "FIRST_COLUMNS",
+    "METRIC_COLUMNS",
+    "STATUSES",
+    "CorruptError",
+    "Row",
+    "Store",
+    "frame",
+    "load",
+    "tidy",
+]
 
 FIRST_COLUMNS = ("dataset", "split", "setting", "teacher", "student", "variant", "seed", "status")
 METRIC_COLUMNS = (
@@ -48,221 +41,6 @@ METRIC_COLUMNS = (
     "peak_memory_mib",
     "energy_joules",
 )
-
-
-class CorruptError(Exception):
-    """A row or an artefact does not match its checksum."""
-
-
-@dataclass
-class Row:
-    """The record of one cell.
-
-    `variants` maps a variant's name ("" for the only one) to its numbers: the metrics, `params` and
-    `macs`. `seconds` holds the time of each phase; `train` is the fit. `ran` is the provenance.
-    """
-
-    key: str
-    cell: dict[str, Any]  # Cell.describe()
-    status: str
-    reason: str = ""
-    variants: dict[str, dict[str, float]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    fit: dict[str, Any] = field(default_factory=dict)  # epochs, best_epoch, peak_memory_mib
-    ran: dict[str, Any] = field(default_factory=dict)
-    teacher_key: str = ""
-    artefacts: dict[str, str] = field(default_factory=dict)  # file name -> sha256
-    cost: dict[str, dict[str, float]] = field(default_factory=dict)  # variant -> measured cost
-
-    @property
-    def done(self) -> bool:
-        """Whether this row answers its cell for good."""
-        return self.status in DONE
-
-
-class Store:
-    """A results folder."""
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-
-    def folder(self, key: str) -> Path:
-        """Where the cell `key` lies."""
-        return self.root / "cells" / key
-
-    # -- reading ---------------------------------------------------------------------------
-
-    def read(self, key: str) -> Row | None:
-        """Return the row of `key`, or None where there is none.
-
-        Raises:
-            CorruptError: the row does not match its own checksum.
-        """
-        path = self.folder(key) / "row.json"
-        data = _read_checked(path)
-        if data is None:
-            return None
-        if data.get("key") != key:
-            raise CorruptError(f"{path} holds the row of another cell, {data.get('key')}")
-        try:
-            data["cost"] = _read_checked(self.folder(key) / "cost.json") or {}
-        except CorruptError as error:
-            _log.warning(f"{error}; it is left out")
-        try:
-            return Row(**data)
-        except TypeError as error:
-            raise CorruptError(f"{path} was written by another version ({error})") from error
-
-    def read_or_set_aside(self, key: str) -> Row | None:
-        """Return the row, or move a corrupt one to `corrupt/`, say so and return None."""
-        try:
-            return self.read(key)
-        except CorruptError as error:
-            self.set_aside(key, str(error))
-            return None
-
-    def heal(self, key: str) -> Row | None:
-        """Return the row if it and all its files are sound; what is not is set aside."""
-        try:
-            _read_checked(self.folder(key) / "cost.json")
-        except CorruptError as error:  # it is measured again
-            self.set_aside(key, str(error), "cost.json")
-        row = self.read_or_set_aside(key)
-        try:
-            if row is not None:
-                self._check_touched(row)
-        except CorruptError as error:
-            self.set_aside(key, str(error))
-            return None
-        return row
-
-    def _check_touched(self, row: Row) -> None:
-        """Check the artefacts that are gone or were written to after their row; read no others."""
-        folder = self.folder(row.key)
-        written = (folder / "row.json").stat().st_mtime_ns
-        for name in row.artefacts:
-            path = folder / name
-            if not path.is_file() or path.stat().st_mtime_ns > written:
-                self.artefact(row, name)
-
-    def artefact(self, row: Row, name: str) -> Path:
-        """Return the path of a row's artefact after checking its content.
-
-        Raises:
-            CorruptError: it is missing or changed.
-        """
-        path = self.folder(row.key) / name
-        if not path.is_file():
-            raise CorruptError(f"{path} is missing")
-        if _sha256(path.read_bytes()) != row.artefacts.get(name):
-            raise CorruptError(f"{path} does not match its checksum")
-        return path
-
-    def history(self, key: str) -> dict[str, list[float]]:
-        """Return the curves of a fit by name, with the `epoch` of each point; empty if none."""
-        path = self.folder(key) / "history.json"
-        try:
-            return json.loads(path.read_text()) if path.is_file() else {}
-        except ValueError as error:
-            _log.warning(f"{path} is not a whole record ({error}); it is left out")
-            return {}
-
-    def keys(self) -> list[str]:
-        """Return the keys of all cells here, sorted."""
-        cells = self.root / "cells"
-        return sorted(p.name for p in cells.iterdir() if p.name[0] != ".") if cells.is_dir() else []
-
-    # -- writing ---------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def draft(self, key: str) -> Iterator[Path]:
-        """Give a private folder for the artefacts of `key`; `write` publishes it."""
-        folder = self.root / "cells" / f".{key}-{os.getpid()}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def write(self, row: Row, draft: Path) -> Row:
-        """Publish a row with the artefacts in `draft`, replacing an older row of the same cell."""
-        names = sorted(p.name for p in draft.iterdir() if p.name != "row.json")
-        row.artefacts = {name: _sha256((draft / name).read_bytes()) for name in names}
-        data = {k: v for k, v in row.__dict__.items() if k != "cost"}
-        _write_checked(draft / "row.json", data)
-        place = self.folder(row.key)
-        older = place.with_name(f".old-{row.key}-{os.getpid()}")
-        for attempt in range(10):
-            with contextlib.suppress(FileNotFoundError):
-                place.rename(older)
-            try:
-                draft.rename(place)
-                break
-            except OSError:  # another process answered the same cell in between
-                if attempt == 9 or not place.exists():
-                    raise
-            finally:
-                shutil.rmtree(older, ignore_errors=True)
-        return row
-
-    def write_cost(self, key: str, cost: Mapping[str, Mapping[str, float]]) -> None:
-        """Store the measured cost of a cell: variant -> {"latency_ms": ..., ...}."""
-        _write_checked(self.folder(key) / "cost.json", dict(cost))
-
-    def set_aside(self, key: str, why: str, name: str = "") -> Path:
-        """Move a cell's folder, or one file of it, to `corrupt/`, with the reason beside it."""
-        place = self.root / "corrupt" / f"{key}-{time.time_ns()}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            if name:
-                place.mkdir()
-            (self.folder(key) / name).rename(place / name)
-            (place / "why.txt").write_text(why + "\n")
-            _log.warning(f"{why}; it was moved to {place}")
-        return place
-
-    def sweep_out(self) -> None:
-        """Remove what dead runs left half-written (a live process keeps its own)."""
-        cells = self.root / "cells"
-        for folder in cells.glob(".*-*") if cells.is_dir() else ():
-            pid = folder.name.rsplit("-", 1)[-1]
-            if pid.isdigit() and not _is_written(folder, int(pid)):
-                shutil.rmtree(folder, ignore_errors=True)
-
-    # -- sweeps ----------------------------------------------------------------------------
-
-    def write_sweep(self, name: str, plan: Mapping[str, Any]) -> None:
-        """Remember a sweep: {"cells": [{"key": ..., "cell": Cell.describe()}], "source": ...}."""
-        path = self.root / "sweeps" / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if self.read_sweep(name) != json.loads(json.dumps(plan)):
-            _write_checked(path, plan)
-
-    def read_sweep(self, name: str) -> dict[str, Any] | None:
-        """Return what `write_sweep` stored; None where that is missing or corrupt."""
-        try:
-            return _read_checked(self.root / "sweeps" / f"{name}.json")
-        except CorruptError as error:
-            _log.warning(f"{error}; running the sweep writes it again")
-            return None
-
-    def sweeps(self) -> list[str]:
-        """Return the names of the sweeps run here."""
-        folder = self.root / "sweeps"
-        return sorted(p.stem for p in folder.glob("*.json")) if folder.is_dir() else []
-
-
-def _is_written(folder: Path, pid: int) -> bool:
-    """Whether the process that made a draft still runs, and is not another of the same number."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        running = process.status() != psutil.STATUS_ZOMBIE
-        return running and process.create_time() <= folder.stat().st_mtime + 1.0
-    except (psutil.NoSuchProcess, FileNotFoundError):
-        return False
 
 
 def tidy(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -303,44 +81,6 @@ def _record(row: Row, variant: str) -> dict[str, Any]:
     return record
 
 
-# ---- checked files --------------------------------------------------------------------------
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _write_checked(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON that carries the sha256 of its own content, atomically; NaN becomes null."""
-    plain = json.loads(json.dumps(data), parse_constant=lambda _: None)
-    text = json.dumps({**plain, "sha256": _sha256(_canonical(plain))}, indent=1)
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    partial.write_text(text + "\n")
-    partial.replace(path)
-
-
-def _read_checked(path: Path) -> dict[str, Any] | None:
-    """Read what `_write_checked` wrote; None where there is no file.
-
-    Raises:
-        CorruptError: the content does not match its checksum.
-    """
-    try:
-        data = json.loads(path.read_bytes())
-        digest = data.pop("sha256")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CorruptError(f"{path} is not a whole record ({error})") from error
-    if digest != _sha256(_canonical(data)):
-        raise CorruptError(f"{path} does not match its checksum")
-    return data
-
-
-def _canonical(data: Any) -> bytes:
-    return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
-
-
 # ---- as a table ------------------------------------------------------------------------------
 
 
@@ -348,13 +88,15 @@ def load(root: str | Path, keys: Iterable[str] | None = None) -> "pandas.DataFra
     """Read the rows of a results folder as a tidy frame, one line for each cell and variant.
 
     Args:
-        root: the results folder.
+        root: the results folder, or a CSV file that `gkdbench rows --format csv` printed.
         keys: only these cells, in this order, as far as they are there; all of them by default.
 
     Returns:
         `frame` of the rows. What cannot be read is never used: it is named on stderr (logging) and
         in `.attrs["corrupt"]`, one sentence for each.
     """
+    if Path(root).suffix == ".csv":
+        return _read_csv(Path(root), keys)
     store, rows, corrupt = Store(root), [], []
     for key in store.keys() if keys is None else dict.fromkeys(keys):
         try:
@@ -369,6 +111,37 @@ def load(root: str | Path, keys: Iterable[str] | None = None) -> "pandas.DataFra
     table = frame(rows)
     table.attrs["corrupt"] = corrupt
     return table
+
+
+def _read_csv(path: Path, keys: Iterable[str] | None) -> "pandas.DataFrame":
+    """Read a frame back from CSV, with the types that `frame` gives."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    columns = {}
+    for name in text.columns:
+        values = [_plain(name, value) for value in text[name]]
+        columns[name] = _column(name, values)
+    table = pd.DataFrame(columns)
+    table.attrs["corrupt"] = []
+    return table if keys is None else table[table["key"].isin(list(keys))]
+
+
+def _plain(name: str, text: str) -> Any:
+    """Read one value of a CSV file: a number, true or false, nothing, else text."""
+    hashes = ("key", "teacher_key", "checksum", "ran.git_commit")  # digits and an e may stand there
+    if name in (*FIRST_COLUMNS, *hashes, "reason") and name != "seed":
+        return text
+    if text in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def frame(rows: Iterable[Row]) -> "pandas.DataFrame":

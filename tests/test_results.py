@@ -4,10 +4,20 @@ import os
 import subprocess
 import sys
 
+import pandas
 import pytest
 
 from bench.cell import Cell, Choice, Protocol
-from bench.results import FIRST_COLUMNS, METRIC_COLUMNS, CorruptError, Row, Store, tidy
+from bench.results import (
+    FIRST_COLUMNS,
+    METRIC_COLUMNS,
+    CorruptError,
+    Row,
+    Store,
+    frame,
+    load,
+    tidy,
+)
 
 CELL = Cell(
     Protocol("toy", "abc", "random", "transductive"),
@@ -237,3 +247,21 @@ def test_there_is_one_record_for_each_variant_and_one_for_a_row_without(store):
 )
 def test_only_ok_and_skipped_are_done(status, done):
     assert Row("k", {}, status).done is done
+
+
+def test_a_frame_comes_back_from_its_csv_as_it_was(tmp_path):
+    numbers = {"": {"test_accuracy": 0.1 + 0.2, "ece": 1.0}}
+    rows = [
+        Row(CELL.key, CELL.describe(), "ok", variants=numbers, ran={"git_commit": ""}),
+        Row("1e5", CELL.describe(), "failed", "nan, or so", ran={"git_commit": "12e4"}),
+    ]
+    table = frame(rows)
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    again = load(tmp_path / "rows.csv")
+    pandas.testing.assert_frame_equal(again, table, check_dtype=False)
+    assert list(load(tmp_path / "rows.csv", keys=["1e5"])["status"]) == ["failed"]
+
+
+def test_a_missing_csv_is_a_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*rows\.csv"):
+        load(tmp_path / "rows.csv")

@@ -1,0 +1,56 @@
+"""The committed reference reports are what the committed rows give."""
+
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench.reports import comparison
+from bench.results import load
+
+HOME = Path(bench.__file__).parent.parent
+RECORDS = sorted((HOME / "results" / "reference").glob("*.csv"))
+NAMES = ["key", "dataset", "split", "setting", "teacher", "student", "seed"]
+
+
+def test_there_are_reference_results():
+    assert {path.stem for path in RECORDS} >= {"glnn", "teachers"}
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_reference_report_is_regenerated_from_its_rows(path, tmp_path):
+    rows = load(path)
+    planned = rows.drop_duplicates("key")[NAMES].to_dict("records")
+    comparison.write(rows, planned, tmp_path, title=path.stem)
+    committed = HOME / "reports" / "reference" / path.stem
+    for name in ("comparison.md", "comparison.tex", "comparison.csv"):
+        assert (tmp_path / name).read_text() == (committed / name).read_text()
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_reference_rows_are_whole_and_come_from_one_clean_commit(path):
+    rows = load(path)
+    assert set(rows["status"]) == {"ok"}
+    assert set(rows["evaluate_test"]) == {True}
+    assert set(rows["ran.git_dirty"]) == {False}
+    assert len(set(rows["ran.git_commit"])) == 1
+    groups = rows.groupby(NAMES[1:-1])["seed"]
+    assert all(sorted(seeds) == list(range(10)) for _, seeds in groups)
+
+
+def test_reference_means_lie_within_a_point_and_a_half_of_the_published_ones():
+    table = load(HOME / "results" / "reference" / "glnn.csv")
+    published = {  # GLNN, arXiv 2110.08727, and the re-runs of VQGraph: per cent
+        ("cpf-cora", "transductive"): {"sage:glnn": 80.64, "glnn": 80.26, "mlp": 59.18},
+        ("cpf-cora", "production"): {"sage:glnn": 79.29, "glnn": 78.28, "mlp": 58.98},
+        ("cpf-citeseer", "transductive"): {"sage:glnn": 70.49, "glnn": 71.22, "mlp": 58.50},
+        ("cpf-citeseer", "production"): {"sage:glnn": 68.38, "glnn": 69.27, "mlp": 59.81},
+    }
+    for (dataset, setting), numbers in published.items():
+        part = table[(table["dataset"] == dataset) & (table["setting"] == setting)]
+        for method, number in numbers.items():
+            name = ("", method) if method != "sage:glnn" else (method, "")
+            teachers = ["sage:glnn", ""] if method == "glnn" else [name[0]]
+            runs = part[(part["student"] == name[1]) & part["teacher"].isin(teachers)]
+            assert len(runs) == 10
+            assert abs(100 * runs["test_accuracy"].mean() - number) < 1.5
