@@ -1,5 +1,6 @@
 """The committed reference reports are what the committed rows give."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,10 @@ def test_reference_means_lie_within_a_point_and_a_half_of_the_published_ones():
             runs = part[(part["student"] == name[1]) & part["teacher"].isin(teachers)]
             assert len(runs) == 10
             assert abs(100 * runs["test_accuracy"].mean() - number) < 1.5
+
+
+def test_the_numbers_of_the_readme_stand_in_the_reference_reports():
+    shown = re.findall(r"\d\d\.\d\d ± \d\.\d\d", (HOME / "README.md").read_text())
+    told = "".join(p.read_text() for p in (HOME / "reports" / "reference").glob("*/*.md"))
+    assert len(shown) > 12
+    assert [number for number in shown if number not in told] == []
