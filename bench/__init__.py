@@ -52,6 +52,7 @@ def run_sweep(
     """
     from bench import engine, launch, progress, sweep, sweep_file
     from bench.data import data_root
+    from bench.expand import expand
     from bench.results import frame
     from bench.run import Place
 
@@ -63,7 +64,7 @@ def run_sweep(
     origin = sweep_file.Origin(given=[(key,) for key in overrides], laid_over="arguments")
     asked = sweep.make({**content, **overrides}, origin)
     root = data_root(data)
-    cells = sweep.expand(asked, root)
+    cells = expand(asked, root)
     outcome = launch.launch(
         asked,
         cells,
@@ -106,13 +107,14 @@ def run_cell(
     """
     from bench import engine, sweep
     from bench.data import data_root
+    from bench.expand import expand
     from bench.run import Place, run, warm_up
 
     axes = {"datasets": [dataset], "splits": [split], "settings": [setting], "seeds": [seed]}
     methods = {"teachers": teacher and [teacher], "students": student and [student]}
     asked = sweep.make({"name": "notebook", **axes, **methods, "config": config or {}})
     root = data_root(data)
-    cell = sweep.expand(asked, root)[-1]
+    cell = expand(asked, root)[-1]
     place = Place(Path(results).absolute(), root, engine.plan([cell]).threads)
     warm_up(place)
     return run(cell, place)

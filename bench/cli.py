@@ -215,7 +215,7 @@ def run(sweep: str | None, overrides: tuple[str, ...], **options: Any) -> None:
         overrides, sweep = (sweep, *overrides), None
     found = _sweep_of(sweep, overrides, options)
     from bench.data import data_root
-    from bench.sweep import expand
+    from bench.expand import expand
 
     _launch(found, expand(found, data_root(options["data"])), options)
 
@@ -416,7 +416,7 @@ def _sweep_of(path: str | None, overrides: Iterable[str], options: dict[str, Any
 def _asked(sweep: str, results: Path, data: str | None) -> tuple[str, list[Any]]:
     """Return the name and cells of a sweep run before, or of a sweep file."""
     from bench.data import data_root
-    from bench.sweep import expand
+    from bench.expand import expand
 
     plan = _stored(sweep, results)
     if plan is not None:

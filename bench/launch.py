@@ -90,7 +90,7 @@ def launch(
 
     Args:
         sweep: names the experiment and says how many seeds are timed.
-        cells: `sweep.expand(...)`, or a part of it.
+        cells: `expand(sweep, ...)`, or a part of it.
         place: folders.
         plan: processes and threads.
         progress: wraps an iterable to show how far it is.

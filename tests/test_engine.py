@@ -8,9 +8,10 @@ import pytest
 
 from bench import engine
 from bench.engine import Plan, plan, run_cells
+from bench.expand import expand
 from bench.results import tidy
 from bench.run import Place
-from bench.sweep import expand, from_overrides
+from bench.sweep import from_overrides
 from tests import outside
 
 SMALL = "synthetic:nodes=300,degree=6,classes=3"

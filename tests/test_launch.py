@@ -10,9 +10,10 @@ import pytest
 import bench
 from bench import launch, run
 from bench.engine import Plan
+from bench.expand import expand
 from bench.results import Row, Store
 from bench.run import Place
-from bench.sweep import expand, from_overrides
+from bench.sweep import from_overrides
 
 DATA = "synthetic:nodes=300,degree=6,classes=3"
 EPOCHS = [f"{name}.max_epochs=3" for name in ("gcn", "mlp", "glnn")]

@@ -4,9 +4,10 @@ import json
 import pytest
 
 from bench import run as runner
+from bench.expand import expand
 from bench.results import CorruptError
 from bench.run import Place, record_failure, run
-from bench.sweep import expand, from_overrides
+from bench.sweep import from_overrides
 from tests import outside
 
 DATA = "synthetic:nodes=300,degree=6,classes=3"

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.sweep import MAX_SEED, expand, from_overrides, make, parse_seeds, read
+from bench.expand import expand
+from bench.sweep import MAX_SEED, from_overrides, make, parse_seeds, read
 
 DATA = "synthetic:nodes=300,degree=4,classes=3"
 HEAD = f"datasets: ['{DATA}']\nsplits: [random]\n"  # lines 1 and 2

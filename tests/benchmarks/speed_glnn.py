@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from bench import data, engine, kernels, sweep
 from bench.cell import Cell
+from bench.expand import expand
 from bench.protocol import Exam
 from bench.run import Place, load_exam, run, warm_up
 
@@ -119,7 +120,7 @@ def our_cells(dataset: str, seeds: int, epochs: int, root: Path) -> list[Cell]:
             "seeds": list(range(seeds)),
         }
     )
-    return sweep.expand(asked, root)
+    return expand(asked, root)
 
 
 def main() -> None:
