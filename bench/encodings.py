@@ -6,8 +6,8 @@ get when it arrives. Teachers never see them.
 
 * `deepwalk`: skip-gram with negative sampling on uniform random walks. Sources: Perozzi et al.,
   arXiv 1403.6652; Mikolov et al., arXiv 1310.4546. As in word2vec: a window of random size, noise
-  nodes drawn by count^0.75, 5 a pair, frequent nodes left out of a walk now and then (threshold
-  1e-3), a step from 0.025 down to 0.0001. NOSMOG's code trains with gensim and a hierarchical
+  nodes drawn by count^0.75, 5 a pair, frequent nodes left out of a walk now and then, a step from
+  0.025 down to 0.0001. NOSMOG's code trains with gensim and a hierarchical
   softmax besides negative sampling; without it the encodings classify as well (cpf-cora, seeds 0-4,
   logistic regression on 140 labels: 70.4 %, gensim 68.4 %, and 71.2 % without that softmax).
 * `laplacian`: eigenvectors of the normalised Laplacian, the first one left out, each with its
@@ -37,7 +37,9 @@ import numba  # isort: skip
 VERSION = 1  # raise when a change gives other numbers
 NOISE_NODES = 5
 STEP_SIZES = (0.025, 0.0001)  # first and last
-THRESHOLD = 1e-3  # a node more frequent than this among all visits is left out now and then
+# A node more frequent than this among all visits is left out now and then; word2vec's 1e-3 would
+# starve graphs of a few hundred nodes, each of which is more frequent than that.
+THRESHOLD, TIMES_THE_MEAN = 1e-3, 2.5
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def deepwalk(adj: CSR, encoding: Encoding) -> Tensor:
     _walk(adj.indptr.numpy(), adj.indices.numpy(), seed, walks)
     counts = np.bincount(walks[walks >= 0], minlength=size).astype(np.float64)
     noise = _noise_table(counts)
-    share = counts / counts.sum() / THRESHOLD
+    share = counts / counts.sum() / max(THRESHOLD, TIMES_THE_MEAN / size)
     keep = np.minimum(1.0, (np.sqrt(share) + 1.0) / share).astype(np.float32)
     rng = np.random.default_rng(encoding.seed)
     vectors = ((rng.random((size, encoding.dim), np.float32) - 0.5) / encoding.dim).astype("f4")

@@ -230,13 +230,14 @@ def _goal(config: Any, task: Task, batch: Batch) -> tuple[Tensor, Callable[[Tens
         labels = task.graph.y[batch.nodes]
         return batch.nodes, lambda logits: losses.hard_label_loss(logits, labels)
     assert task.teacher is not None
-    targets, degrees = task.teacher.log_probs(config.temperature), config.temperature
+    heat = config.temperature
+    targets = task.teacher.log_probs(heat)
     if batch.pairs is None:
         soft = targets[batch.nodes]
-        return batch.nodes, lambda logits: losses.soft_label_loss(logits, soft, degrees)
+        return batch.nodes, lambda logits: losses.soft_label_loss(logits, soft, heat)
     soft = targets[batch.pairs[1]]
     nodes, where = torch.unique(batch.pairs[0], return_inverse=True)
-    return nodes, lambda logits: losses.soft_label_loss(logits[where], soft, degrees)
+    return nodes, lambda logits: losses.soft_label_loss(logits[where], soft, heat)
 
 
 def _share(method: Method, task: Task, batch: Batch) -> float:
@@ -278,7 +279,7 @@ def worst_shift(
 
     Source: Madry et al., arXiv 1706.06083, section 2.1; the step size is that of NOSMOG's code.
     """
-    shift = start
+    shift = start.clone()
     for _ in range(steps):
         shift = shift.detach().requires_grad_()
         (grad,) = torch.autograd.grad(objective(shift), shift)

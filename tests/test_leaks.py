@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from bench import data, registry, run
 from bench.cell import Cell, Choice, Protocol
 from bench.datasets import npz, planetoid
+from bench.encodings import Encoding, spread
 from bench.graph import TeacherOutput
 from bench.protocol import Exam, examine
 from tests import layouts
@@ -25,7 +26,8 @@ METHODS = [(role, name) for role in ("teacher", "student") for name in registry.
 KINDS = {(role, name): registry.load_method(role, name) for role, name in METHODS}
 ALONE = [method for method, kind in KINDS.items() if not kind.needs_teacher]
 READS_EDGES = [m for m, kind in KINDS.items() if kind.needs_teacher or kind.graph_use != "never"]
-SMALL = {"hidden_dim": 16, "max_epochs": 4}
+DISTILLED = [name for (role, name), kind in KINDS.items() if kind.needs_teacher]
+SMALL = {"hidden_dim": 16, "max_epochs": 4, "reliability_start": 1, "reliability_refit": 1}
 
 
 # ---- fitting --------------------------------------------------------------------------------
@@ -42,13 +44,25 @@ def fit(exam: Exam, role: str, name: str, selection: str = "last", **values):
     """Fit a method, after its teacher where it needs one; return state, history and logits."""
     teacher = None
     if KINDS[role, name].needs_teacher:
-        teacher = TeacherOutput(fit(exam, "teacher", "sage", selection)[2])
+        guide, _, output = fitted(exam, "teacher", "sage", selection)
+        teacher = TeacherOutput(output.logits, lambda: guide, lambda: output.hidden)
+    model, history, output = fitted(exam, role, name, selection, teacher, **values)
+    return model.state_dict(), history, output.logits
+
+
+def fitted(exam: Exam, role: str, name: str, selection: str, teacher=None, **values):
+    """Fit a method on its input columns; return it, its history and its outputs."""
+    config = config_of(role, name, selection, **values)
+    encoding = Encoding.of_config(config, 0)
+    if encoding is not None:
+        encoded = encoding.compute(exam.seen.adj)
+        exam = exam.with_extra(spread(encoded, exam.graph.adj, exam.observed))
     task = exam.task(0, teacher)
-    model = run.build(role, name, config_of(role, name, selection, **values), task)
-    log = model.fit(task)
+    model = run.build(role, name, config, task)
+    history = model.fit(task).history
     with torch.no_grad():
-        logits = model.eval().inference(run.deployed_graph(model, exam, "cpu", seen=True)).logits
-    return model.state_dict(), log.history, logits
+        output = model.eval().inference(run.deployed_graph(model, exam, "cpu", seen=True))
+    return model, history, output
 
 
 def assert_same_fit(one: Exam, two: Exam, role: str, name: str, **values) -> None:
@@ -301,4 +315,10 @@ def weights_of(path: Path, results: Path, teacher: str, student: str) -> dict:
 @pytest.mark.parametrize("teacher", registry.methods("teacher"))
 def test_a_cell_run_from_files_to_stored_weights_does_not_leak(npz_pair, tmp_path, teacher):
     one, two = (weights_of(path, tmp_path / path.stem, teacher, "glnn") for path in npz_pair)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("student", DISTILLED)
+def test_whatever_a_student_takes_from_graph_and_teacher_does_not_leak(npz_pair, tmp_path, student):
+    one, two = (weights_of(path, tmp_path / path.stem, "sage", student) for path in npz_pair)
     assert all(torch.equal(one[key], two[key]) for key in one)
