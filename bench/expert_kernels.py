@@ -71,10 +71,8 @@ def add_scaled(part, rows, gates, out):  # type: ignore[no-untyped-def]
 def sparse_forward(  # type: ignore[no-untyped-def]
     indptr, indices, values, rows, experts, gates, weight, keep_to, scale, seed, out
 ):
-    """Out = the weighted sum of the experts of each row of x[rows]."""
+    """Add the weighted sum of its experts to each row of out, for the rows x[rows]."""
     for i in numba.prange(rows.shape[0]):
-        for k in range(out.shape[1]):
-            out[i, k] = 0.0
         for j in range(experts.shape[1]):
             expert, gate = experts[i, j], gates[i, j] * scale
             start = _start(seed, expert, i)
@@ -89,11 +87,14 @@ def sparse_forward(  # type: ignore[no-untyped-def]
 def sparse_transposed(  # type: ignore[no-untyped-def]
     indptr, columns, entries, values, position, experts, gates, grad, keep_to, scale, seed, out
 ):
-    """Add every expert's gradient to out, row f from the nodes that have feature f.
+    """Out = every expert's gradient, row f from the nodes that have feature f.
 
     Entry t of x transposed is entry entries[t] of x; position: a node's row in the batch, or -1.
     """
     for f in numba.prange(indptr.shape[0] - 1):
+        for expert in range(out.shape[0]):
+            for k in range(out.shape[2]):
+                out[expert, f, k] = 0.0
         for t in range(indptr[f], indptr[f + 1]):
             i = position[columns[t]]
             if i < 0:
@@ -111,7 +112,7 @@ def sparse_transposed(  # type: ignore[no-untyped-def]
 def sparse_scatter(  # type: ignore[no-untyped-def]
     indptr, indices, values, rows, experts, gates, grad, keep_to, scale, seed, threads, out
 ):
-    """Do the same for a small batch; a thread owns a block of columns."""
+    """Add the same to out, for a small batch; a thread owns a block of columns."""
     width = (out.shape[2] + threads - 1) // threads
     for block in numba.prange(threads):
         first, last = block * width, min(out.shape[2], (block + 1) * width)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from bench.graph import Graph
 from bench.layers import make_norm
-from bench.mixture import Inputs, Routing
+from bench.mixture import Inputs, Routing, credit_scale
 
 CEILING = math.log(100.0)  # of every learned log-scale
 
@@ -60,14 +60,13 @@ class MemoryRouter(nn.Module):
     def forward(self, inputs: Inputs) -> tuple[Routing, Tensor | None]:
         """Return where the rows go, and in training mode the auxiliary loss."""
         memory = F.normalize(self.memory.detach(), dim=1)
-        norms = inputs.norms()
-        cosines = inputs.times(memory.T) / norms.unsqueeze(1)  # [n, E]
+        cosines, norms = inputs.cosines(memory)  # [n, E], [n]
         chosen, experts = cosines.topk(self.top_k)
         gates = chosen.softmax(1)
         routing = Routing(experts, gates.detach())
         if not self.training:
             return routing, None
-        self._move(inputs, norms.detach(), memory, routing)
+        self._move(inputs, norms, memory, routing)
         return routing, self._auxiliary(chosen, Routing(experts, gates))
 
     @torch.no_grad()
@@ -153,7 +152,8 @@ class ExpertLayer(nn.Module):
         """Return the rows [n, H] and the auxiliary loss; `mode` is one of `ExpertMLP.during`."""
         if mode == "first":
             alone = Routing(*_constant(torch.zeros(inputs.count, 1, device=inputs.device)))
-            return inputs.mixture(self.weight[:1], alone, dropout) + self.bias[0], None
+            base = self.bias[0].expand(inputs.count, -1).clone()
+            return inputs.mixture(base, self.weight[:1], alone, dropout), None
         if mode == "chunks":
             parts = torch.arange(inputs.count, device=inputs.device).tensor_split(len(self.bias))
             ids = torch.cat([torch.full_like(part, e) for e, part in enumerate(parts)])
@@ -163,9 +163,10 @@ class ExpertLayer(nn.Module):
         weight: Tensor = self.weight
         if self.log_attention is not None:
             weight = weight * self.log_attention.clamp(max=CEILING).exp().unsqueeze(2)
-        mixed = inputs.mixture(weight, routing, dropout)
-        mixed = mixed.addmm(routing.spread(len(self.bias)), self.bias)
-        return mixed * self.log_scale.clamp(max=CEILING).exp(), auxiliary
+        scale = self.log_scale.clamp(max=CEILING).exp()
+        routing = Routing(routing.experts, routing.gates * scale.detach())
+        base = routing.spread(len(self.bias)) @ self.bias
+        return credit_scale(inputs.mixture(base, weight, routing, dropout), scale), auxiliary
 
 
 def _constant(experts: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,7 +260,7 @@ def _centres(rows: Any, count: int, seed: int) -> Tensor:
 
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than experts
-        model = KMeans(count, n_init=1, random_state=seed % 2**32).fit(rows)
+        model = KMeans(count, n_init=10, random_state=seed % 2**32).fit(rows)
     return torch.from_numpy(np.asarray(model.cluster_centers_, np.float32))
 
 

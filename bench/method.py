@@ -86,6 +86,10 @@ class Method(nn.Module):
         self.config = config
         self.num_features, self.num_classes, self.num_nodes = num_features, num_classes, num_nodes
 
+    @classmethod
+    def warm_up(cls) -> None:
+        """Compile or load what a fit needs; called once a process, outside any measured time."""
+
     def supports(self, setting: str) -> str | None:
         """Return why this method cannot run in `setting`, or None; the reason is the row's."""
         return None

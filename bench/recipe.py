@@ -29,6 +29,7 @@ they move running statistics and expert memories, as in both official codes; the
 stay sparse, but the shift itself is dense: B x (F + P) numbers and a dense product a step.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -269,7 +270,22 @@ def _adversarial(
     start = torch.rand(size, generator=step.generator).to(graph.adj.device)
     radius = config.adversarial_radius
     start = start.mul_(2 * radius).sub_(radius)
-    return shifted(worst_shift(shifted, start, radius, config.adversarial_steps))
+    with _frozen(method):
+        worst = worst_shift(shifted, start, radius, config.adversarial_steps)
+    return shifted(worst)
+
+
+@contextlib.contextmanager
+def _frozen(method: Method) -> Iterator[None]:
+    """Ask for no gradient of the weights: a compiled product would compute it for nothing."""
+    weights = [p for p in method.parameters() if p.requires_grad]
+    for p in weights:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in weights:
+            p.requires_grad_(True)
 
 
 def worst_shift(

@@ -56,6 +56,9 @@ def run(cell: Cell, place: Place) -> Row:
     if done is not None and done.done:
         return done
     kernels.set_threads(place.threads)
+    role, choice = ("student", cell.student) if cell.student else ("teacher", cell.teacher)
+    assert choice is not None
+    _warm_method(role, choice.name)
     started = datetime.datetime.now(datetime.UTC)
     clock = time.perf_counter()
     with place.store.draft(cell.key) as draft:
@@ -79,6 +82,11 @@ def run(cell: Cell, place: Place) -> Row:
             "seconds": time.perf_counter() - clock,
         }
         return place.store.write(row, draft)
+
+
+@functools.cache
+def _warm_method(role: str, name: str) -> None:
+    registry.load_method(role, name).warm_up()
 
 
 def record_failure(cell: Cell, place: Place, status: str, reason: str) -> Row:

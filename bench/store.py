@@ -28,7 +28,6 @@ STATUSES = ("ok", "diverged", "failed", "timeout", "skipped")
 DONE = ("ok", "skipped")  # the others run again
 
 
-
 class CorruptError(Exception):
     """A row or an artefact does not match its checksum."""
 

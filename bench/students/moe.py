@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from bench import recipe, train
+from bench import mixture, recipe, train
 from bench.experts import ExpertLayer, ExpertMLP, LearnedRouter
 from bench.graph import Graph, Task
 from bench.hparams import hp
@@ -50,6 +50,11 @@ class MoE(Method):
         official_off_by_one: bool = hp(False, choices=(False, True))  # k + 1, as the code does
         load_balance_weight: float = hp(0.01, low=0.0, high=10.0)  # load_balance_coef
         warmup_epochs: int = hp(50, low=0, high=10_000)  # pretrain_epoch
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Compile the kernels of the expert layers."""
+        mixture.warm_up()
 
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)

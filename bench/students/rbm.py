@@ -39,7 +39,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from bench import recipe, train
+from bench import mixture, recipe, train
 from bench.experts import ExpertLayer, ExpertMLP, LearnedRouter, MemoryRouter
 from bench.graph import Graph, Task
 from bench.hparams import derive_seed, hp
@@ -69,6 +69,11 @@ class RbM(Method):
         input_attention: bool = hp(False, choices=(False, True))
         warmup_epochs: int = hp(12, low=0, high=10_000)  # pretrain_epoch
         router: str = hp("memory", choices=("memory", "learned"))
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Compile the kernels of the expert layers."""
+        mixture.warm_up()
 
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
