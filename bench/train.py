@@ -121,7 +121,8 @@ class Adam:
             p.grad = None
             if p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous():
                 flat = (x.view(-1).numpy() for x in (p, grad.contiguous(), mean, square))
-                numbers = (np.float32(x) for x in (rate, self.weight_decay, correction))
+                with np.errstate(over="ignore"):  # a huge step diverges, and the loss tells
+                    numbers = [np.float32(x) for x in (rate, self.weight_decay, correction)]
                 kernels.adam(*flat, *numbers)
                 continue
             grad = grad + self.weight_decay * p
