@@ -121,7 +121,7 @@ def run_cell(
 
 
 def load(results: str | Path = "results") -> "pandas.DataFrame":
-    """Read the rows of a results folder: one line for each cell and variant.
+    """Read the rows of a results folder, or a CSV of them: one line for each cell and variant.
 
     Example:
         >>> frame = bench.load("results")
@@ -129,7 +129,7 @@ def load(results: str | Path = "results") -> "pandas.DataFrame":
     """
     from bench import results as rows
 
-    if not Path(results).is_dir():
+    if not (Path(results).is_dir() or Path(results).suffix == ".csv"):
         raise FileNotFoundError(f"there is no results folder {results}")
     return rows.load(results)
 

@@ -1,6 +1,6 @@
 """What a method may see: the observed graph, its split into roles, the teacher's outputs.
 
-`Dataset` is what a loader returns; `protocol.make_task` cuts a `Task` out of it. A method only ever
+`Dataset` is what a loader returns; `protocol.Exam.task` cuts a `Task` out of it. A method only ever
 gets the `Task`: unseen nodes are absent from its graph, and labels other than those of `train`
 are -1.
 """

@@ -101,17 +101,18 @@ def launch(
     store = place.store
     outcome = Outcome(cells, stored_rows(store, cells, heal=True))
     content = {"cells": [{"key": c.key, "cell": c.describe()} for c in cells]}
-    store.write_sweep(sweep.name, {**content, "sweep": sweep.model_dump()})
+    replanned = store.write_sweep(sweep.name, {**content, "sweep": sweep.model_dump()})
     pending = [c for c in cells if c.key not in outcome.rows or not outcome.rows[c.key].done]
     live = _Tracking(store, sweep.name, track_uri) if track else None
     try:
         if pending:
             _run(pending, place, plan, progress, outcome, live)
-        _measure(sweep, place, plan, progress, outcome)
     finally:
         if live:
-            live.stop()
-    if reports and (pending or outcome.measured or not (reports / "comparison.md").is_file()):
+            live.stop()  # before anything is timed: it would share the processor
+    _measure(sweep, place, plan, progress, outcome)
+    stale = pending or outcome.measured or replanned
+    if reports and (stale or not (reports / "comparison.md").is_file()):
         outcome.files = report(outcome, sweep.name, reports)
     if live:
         _finish_tracking(live, outcome)

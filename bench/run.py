@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench import __version__, cost, encodings, kernels, metrics, registry, sparse
 from bench.cell import Cell, from_data
+from bench.data import dataset_checksum
 from bench.encodings import Encoding
 from bench.graph import Dataset, Graph, Task, TeacherOutput
 from bench.hparams import derive_seed
@@ -135,8 +136,19 @@ def _timing(row: Row, phase: str) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=4)
 def load_dataset(name: str, checksum: str, root: Path) -> Dataset:
-    """Load a dataset once a process; the checksum keeps a changed file from passing for it."""
-    return registry.dataset_module(name).load(name, root)
+    """Load a dataset once a process; the checksum keeps a changed file from passing for it.
+
+    Raises:
+        ValueError: the content on disk has another checksum.
+    """
+    module = registry.dataset_module(name)
+    if dataset_checksum(module, name, root) != checksum:
+        raise ValueError(
+            f"dataset '{name}' is not the one this cell was planned for (its content changed); "
+            "put it back, or plan anew with `gkdbench run`"
+        )
+    dataset: Dataset = module.load(name, root)
+    return dataset
 
 
 @functools.lru_cache(maxsize=32)
@@ -371,7 +383,10 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_dirty": bool(
+            _git("status", "--porcelain", "--untracked-files=no")
+            or _git("ls-files", "--others", "--exclude-standard")  # in this package: a new method
+        ),
     }
 
 

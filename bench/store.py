@@ -2,7 +2,7 @@
 
     results/cells/<key>/row.json       what was asked, what came out, what ran
                         history.json   {"epoch": [...], "loss": [...], "val_accuracy": [...]}
-                        weights.pt, outputs.pt, ...
+                        weights.pt, predictions.npz, logits.npy (of a teacher)
                         cost.json      measured later, alone on the machine
     results/sweeps/<name>.json         the cells a sweep asked for, in order, under its labels
     results/corrupt/                   what failed its checksum, set aside
@@ -36,8 +36,9 @@ class CorruptError(Exception):
 class Row:
     """The record of one cell.
 
-    `variants` maps a variant's name ("" for the only one) to its numbers: the metrics, `params` and
-    `macs`. `seconds` holds the time of each phase; `train` is the fit. `ran` is the provenance.
+    `variants` maps a variant's name ("" for the only one) to its numbers: the metrics and `params`;
+    `cost` likewise, from cost.json: MACs and what was timed. `seconds` holds the time of each
+    phase; `train` is the fit. `ran` is the provenance.
     """
 
     key: str
@@ -210,12 +211,19 @@ class Store:
 
     # -- sweeps ----------------------------------------------------------------------------
 
-    def write_sweep(self, name: str, plan: Mapping[str, Any]) -> None:
-        """Remember a sweep: {"cells": [{"key": ..., "cell": Cell.describe()}], "source": ...}."""
+    def write_sweep(self, name: str, plan: Mapping[str, Any]) -> bool:
+        """Remember a sweep: {"cells": [{"key": ..., "cell": Cell.describe()}], "sweep": {...}}.
+
+        Returns:
+            Whether another plan stood there under this name.
+        """
         path = self.root / "sweeps" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if self.read_sweep(name) != json.loads(json.dumps(plan)):
-            _write_checked(path, plan)
+        older = self.read_sweep(name)
+        if older == json.loads(json.dumps(plan)):
+            return False
+        _write_checked(path, plan)
+        return older is not None
 
     def read_sweep(self, name: str) -> dict[str, Any] | None:
         """Return what `write_sweep` stored; None where that is missing or corrupt."""

@@ -3,8 +3,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import pandas
 import pytest
 
 import bench
@@ -133,6 +135,27 @@ def test_only_the_holes_are_filled(sweep, place):
     assert outcome.ran == 2
     assert outcome.unfinished() == []
     assert place.store.read(cells[4].key).ran == kept
+
+
+def test_a_report_is_written_anew_when_another_matrix_takes_the_name(sweep, place, tmp_path):
+    start(sweep, place, reports=tmp_path)
+    narrow = sweep.model_copy(update={"seeds": [0]})
+    assert start(narrow, place, reports=tmp_path).files
+    assert not start(narrow, place, reports=tmp_path).files
+    assert set(pandas.read_csv(tmp_path / "comparison.csv")["planned"]) == {1}
+    assert start(sweep, place, reports=tmp_path).files
+
+
+@pytest.mark.slow
+def test_nothing_is_tracked_while_costs_are_measured(sweep, place, monkeypatch):
+    threads = []
+    monkeypatch.setattr(launch, "TRACK_EVERY", 0.01)
+    monkeypatch.setattr(
+        launch, "_measure", lambda *_: threads.extend(t.name for t in threading.enumerate())
+    )
+    before = {thread.name for thread in threading.enumerate()}
+    start(sweep, place, track=True)
+    assert set(threads) <= before
 
 
 def test_rows_carry_the_labels_of_the_sweep_that_asks(place):

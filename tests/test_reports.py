@@ -244,6 +244,18 @@ def test_published_numbers_stand_beside_ours_with_the_difference():
     assert sources == ["GLNN", "VQGraph"]
 
 
+def test_published_numbers_stand_beside_no_other_question():
+    def heads(**protocol):
+        numbers = {"": {"test_accuracy": 0.8, "prod_accuracy": 0.8}}
+        rows = [make_row("glnn", s, variants=numbers, **protocol) for s in range(3)]
+        return [column.head for column in table_of(rows).columns]
+
+    assert "published" in heads(setting="production", hidden_rate=0.2)
+    assert "published" not in heads(setting="production", hidden_rate=0.5)
+    assert "published" in heads(self_loops=True)
+    assert "published" not in heads(self_loops=False)
+
+
 def test_text_fits_the_terminal():
     rows, plan = of_cora(*sweep())
     for width in (80, 120):

@@ -107,6 +107,14 @@ def test_a_failed_cell_runs_again_and_a_skipped_one_does_not(cells, place):
         assert (first != second) is again
 
 
+def test_data_that_changed_since_the_plan_is_refused(cells, tmp_path, place):
+    cell = next(iter(cells.values()))
+    other = dataclasses.replace(cell.protocol, checksum="0" * 64)
+    row = run(dataclasses.replace(cell, protocol=other), Place(tmp_path, place.data))
+    assert row.status == "failed"
+    assert "is not the one this cell was planned for" in row.reason
+
+
 def test_a_lost_cell_is_recorded(cells, tmp_path, place):
     fresh = Place(tmp_path, place.data)
     record_failure(cells["gcn", "glnn"], fresh, "timeout", "took longer than 5 s")

@@ -109,8 +109,14 @@ def _short(reason: str, limit: int = 90) -> str:
 
 
 def printed(block: Block, line: Line, metric: str) -> tuple[Number, ...]:
-    """Return the comparable published numbers of a line, the preferred source first."""
-    if line.variant:
+    """Return the comparable published numbers of a line, the preferred source first.
+
+    None of them belongs to a variant, to one of several configurations under a label, to another
+    share of hidden nodes, or to a graph without self-loops.
+    """
+    options = block.options
+    other_rate = block.setting == "production" and options.get("hidden_rate", "0.2") != "0.2"
+    if line.variant or line.difference or other_rate or options.get("self_loops") == "False":
         return ()
     return published.find(block.protocol, metric, line.teacher, line.student)
 

@@ -4,7 +4,8 @@ Source: Gasteiger et al., "Predict then Propagate", arXiv 1810.05997, Eq. 4:
 Z_0 = MLP(X), Z_{k+1} = (1 - alpha) D^-1/2 A D^-1/2 Z_k + alpha Z_0; k = 10, alpha = 0.1. Edges are
 dropped anew in every step while training, as in GLNN's teacher (arXiv 2110.08727).
 
-Differs from the original: weight decay acts on all layers; hidden width 128 (GLNN), not 64.
+Differs from the original: weight decay acts on all layers; dropout on hidden states alone, not on
+the features; biases; hidden width 128 (GLNN), not 64.
 """
 
 from dataclasses import dataclass
