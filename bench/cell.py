@@ -20,6 +20,7 @@ class Choice:
     label: str  # "sage:glnn"
     name: str  # "sage"
     config: Mapping[str, Any]  # every hyper-parameter, resolved
+    changed: str = ""  # those that an override moved away from the preset: "dropout, lr"
 
     def asked(self) -> dict[str, Any]:
         """What decides the result: the label does not."""

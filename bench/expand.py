@@ -155,11 +155,12 @@ def _choice(
         "teacher": teacher.name if teacher else "",
     }
     with _at(*own):
-        registry.configure(role, entry.name, {}, where)
+        preset = registry.configure(role, entry.name, {}, where)
     for path, values in parts.items():
         for key, value in values.items():
             with _at(*path, key):
                 registry.configure(role, entry.name, {key: value}, where)
     merged = {key: value for values in parts.values() for key, value in values.items()}
     config = registry.configure(role, entry.name, merged, where)
-    return Choice(entry.shown, entry.method, config)
+    changed = ", ".join(sorted(key for key in config if config[key] != preset[key]))
+    return Choice(entry.shown, entry.method, config, changed)

@@ -8,10 +8,9 @@ most `keep_to`.
 import functools
 from typing import Any
 
-import numba
 import numpy as np
 
-from bench.kernels import _jit
+from bench.kernels import _jit, numba  # in this order: kernels tells numba where to cache
 
 _inline: Any = functools.partial(numba.njit, inline="always")
 

@@ -16,7 +16,7 @@ import torch
 
 
 def cache_folder() -> str:
-    """A writable folder of compiled kernels, one for each version of Python and of this file."""
+    """A writable folder of compiled kernels, one for each version of Python."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     version = f"{sys.version_info[0]}{sys.version_info[1]}"
     return str(root / "gkdbench" / f"numba-{version}")

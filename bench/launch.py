@@ -71,7 +71,7 @@ def relabelled(row: Row, cell: Cell) -> Row:
     row.cell["protocol"]["dataset"] = cell.protocol.dataset
     for role, choice in (("teacher", cell.teacher), ("student", cell.student)):
         if choice:
-            row.cell[role]["label"] = choice.label
+            row.cell[role].update(label=choice.label, changed=choice.changed)
     return row
 
 

@@ -33,6 +33,7 @@ METRICS: dict[str, Metric] = {
     "latency_ms": Metric("latency, whole graph", "ms", False),
     "latency_node_ms": Metric("latency, one node", "ms", False),
     "train_seconds": Metric("training time", "s", False),
+    "seconds_encode": Metric("positional encodings", "s", False),
     "peak_memory_mib": Metric("peak memory of the fit", "MiB", False),
     "energy_joules": Metric("energy, whole graph", "J", False),
 }

@@ -74,6 +74,9 @@ def _record(row: Row, variant: str) -> dict[str, Any]:
     record.update({k: protocol[k] for k in ("features", "self_loops", "hidden_rate", "checksum")})
     record.update({f"seconds_{k}": v for k, v in row.seconds.items() if k != "train"})
     record.update({k: v for k, v in row.fit.items() if k != "peak_memory_mib"})
+    told = [f"{role}: {(cell[role] or {}).get('changed')}" for role in ("teacher", "student")
+            if (cell[role] or {}).get("changed")]  # fmt: skip
+    record["changed"] = "; ".join(told)
     for role in ("teacher", "student"):
         config = (cell[role] or {}).get("config", {})
         record.update({f"{role}.{k}": v for k, v in config.items()})
@@ -132,7 +135,7 @@ def _read_csv(path: Path, keys: Iterable[str] | None) -> "pandas.DataFrame":
 def _plain(name: str, text: str) -> Any:
     """Read one value of a CSV file: a number, true or false, nothing, else text."""
     hashes = ("key", "teacher_key", "checksum", "ran.git_commit")  # digits and an e may stand there
-    if name in (*FIRST_COLUMNS, *hashes, "reason") and name != "seed":
+    if name in (*FIRST_COLUMNS, *hashes, "reason", "changed") and name != "seed":
         return text
     if text in ("", "True", "False"):
         return {"": None, "True": True, "False": False}[text]
@@ -170,6 +173,6 @@ def _column(name: str, values: list[Any]) -> "pandas.Series":
     described = name.startswith(("teacher.", "student.", "ran."))
     if name in METRIC_COLUMNS or (numeric and present and not described):
         return pd.Series([math.nan if v is None else v for v in values], dtype="float64")
-    if name in (*FIRST_COLUMNS, "key", "teacher_key", "reason"):
+    if name in (*FIRST_COLUMNS, "key", "teacher_key", "reason", "changed"):
         return pd.Series(["" if v is None else v for v in values], dtype="str")
     return pd.Series(values, dtype="object")

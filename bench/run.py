@@ -27,7 +27,7 @@ from bench.hparams import derive_seed
 from bench.method import DivergedError, FitLog, Method
 from bench.protocol import Exam, examine
 from bench.results import CorruptError, Row, Store
-from bench.train import seeded
+from bench.train import rehearse, seeded
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def _answer(cell: Cell, place: Place, row: Row, draft: Path) -> None:
     if reason := method.supports(cell.protocol.setting):
         row.status, row.reason = "skipped", reason
         return
+    rehearse(method, task)
     with cost.peak_memory(cell.device) as memory, _timing(row, "train"):
         log = method.fit(task)
     with _timing(row, "evaluate"):

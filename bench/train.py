@@ -3,6 +3,7 @@
 The loop is a function, so a method may call it several times (warm-up, then train; once a stage).
 """
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -129,6 +130,26 @@ class Adam:
             mean.lerp_(grad, 0.1)
             square.lerp_(grad * grad, 0.001)
             p.addcdiv_(mean, square.sqrt().div_(correction).add_(1e-8), value=-rate)
+
+
+def rehearse(method: Method, task: Task, seconds: float = 1.0) -> None:
+    """Run a throw-away epoch on a copy, so that no measured fit pays for caches and first calls.
+
+    It stops after about `seconds`, and changes neither the method nor any random number after it.
+    """
+    double = copy.deepcopy(method).train()
+    deadline = time.perf_counter() + seconds
+    with seeded(task.seed, "rehearsal") as generator:
+        step = Step(0, method.config.max_epochs, generator)
+        double.begin_epoch(task, step)
+        for batch in double.batches(task, step):
+            loss = double.loss(task, batch, step)
+            if loss is not None and loss.requires_grad:
+                loss.backward()
+            if time.perf_counter() > deadline:
+                break
+        if method.config.selection == "val":
+            validate(double, task)
 
 
 @torch.no_grad()

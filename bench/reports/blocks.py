@@ -37,6 +37,7 @@ class Line:
     difference: str = ""  # "dropout=0.3": only where one label has several configurations
     runs: Mapping[str, Mapping[Hashable, float]] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
+    changed: str = ""  # "student: lr": hyper-parameters that differ from the preset's
     done: int = 0
     planned: int = 0
     gaps: Mapping[str, int] = field(default_factory=dict)
@@ -204,7 +205,12 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
             str(variant),
             line.difference,
             runs={name: _runs(mine, name) for name in QUALITY},
-            costs={name: v for name in COST if pd.notna(v := _median(mine, name))},
+            costs={
+                name: v
+                for name in COST
+                if pd.notna(v := _median(mine, name)) and (v > 0 or name != "seconds_encode")
+            },
+            changed=next(iter(_told_of(mine, "changed")), ""),
             done=len(mine),
             planned=cells["key"].nunique(),
             gaps=dict(reasons),
@@ -231,6 +237,11 @@ def _headline(setting: str, lines: Iterable[Line]) -> str:
     if setting == "inductive" and any(runs["test_accuracy"] for runs in ran):
         return "test_accuracy"
     return first if first and any(runs[first] for runs in ran) else "test_accuracy"
+
+
+def _told_of(cells: pd.DataFrame, name: str) -> list[str]:
+    """The different texts of a column, without the empty one."""
+    return sorted({str(v) for v in cells[name] if _given(v)} - {""}) if name in cells else []
 
 
 def _told(values: pd.Series) -> str:

@@ -112,11 +112,13 @@ def printed(block: Block, line: Line, metric: str) -> tuple[Number, ...]:
     """Return the comparable published numbers of a line, the preferred source first.
 
     None of them belongs to a variant, to one of several configurations under a label, to another
-    share of hidden nodes, or to a graph without self-loops.
+    share of hidden nodes, to a graph without self-loops, or to hyper-parameters that an override
+    moved away from the preset.
     """
     options = block.options
     other_rate = block.setting == "production" and options.get("hidden_rate", "0.2") != "0.2"
-    if line.variant or line.difference or other_rate or options.get("self_loops") == "False":
+    other_graph = other_rate or options.get("self_loops") == "False"
+    if line.variant or line.difference or line.changed or other_graph:
         return ()
     return published.find(block.protocol, metric, line.teacher, line.student)
 
@@ -193,7 +195,9 @@ def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
         "t).",
         "prod = (1 - share of hidden test nodes) tran + that share ind; tran: observed test nodes, "
         "ind: unseen ones. agreement: same prediction as the teacher.",
-        f"Costs are medians over the runs. {_machine(frame)}",
+        f"Costs are medians over the runs. {_machine(frame)} Latency is taken with nothing else of "
+        "ours running; fit and memory are those of the fit in its own process, while others may use "
+        "the other cores; encode is the time of the positional encodings, which is not in fit.",
         "Published numbers are as printed and enter no mean and no test; difference = ours - "
         "published, with Welch's interval where both spreads are known (a spread of unknown "
         "convention is read as ddof 1). Where several sources print a number, the method's own "
