@@ -286,7 +286,7 @@ def accuracy_of(model: Method, exam: Exam) -> float:
 def check_learns(role: str, name: str) -> None:
     """With good features and edges, it gets above 0.8 on test (chance is a third)."""
     task = task_of(role, name, EASY)
-    options = {"max_epochs": 100, "hidden_dim": 32}
+    options = {"max_epochs": 60, "hidden_dim": 32}
     for model in fitted(role, name, task, **options).deploy().values():
         assert accuracy_of(model, toys.exam(EASY, "ratio")) > 0.8
 
@@ -295,7 +295,7 @@ def check_distils(role: str, name: str) -> None:
     """A student of a teacher agrees with it more than an MLP that saw the labels alone does."""
     if not registry.load_method(role, name).needs_teacher:
         return
-    options = {"max_epochs": 100, "hidden_dim": 32}
+    options = {"max_epochs": 60, "hidden_dim": 32}
     exam = toys.exam(HARD, "random")
     teacher = teacher_of(HARD, "random").logits.argmax(1)
     rates = []
