@@ -265,7 +265,7 @@ def test_a_remade_row_replaces_its_run_and_moves_the_links(tmp_path):
     assert f"mlp:small on {PLACE}" in names
     assert f"mlp on {PLACE}" not in names
 
-    died = tracker.client.search_runs([child.info.experiment_id], max_results=1)[0]
+    died = runs_of(Tracker(store))[GLNN, f"seed 0: {GLNN}"]
     tracker.client.update_run(died.info.run_id, status="RUNNING")  # as a killed process leaves it
     assert sum(replay(store).values()) == 1
 
