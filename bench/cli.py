@@ -72,6 +72,16 @@ _format = click.option(
     "--format", "style", default="text", type=click.Choice(["text", "json"]), show_default=True
 )
 _uri = click.option("--uri", default=None, help="MLflow store [default: sqlite in the results].")
+_engine = click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "dask"]),
+    help="Run cells on this machine, or on a Dask cluster.",
+)
+_scheduler = click.option(
+    "--scheduler", default=None, metavar="ADDRESS", help="Of the Dask cluster; or its file."
+)
 
 
 class _Seconds(click.FloatRange):
@@ -95,9 +105,17 @@ _SECONDS = _Seconds(0.1)
 @click.argument("name", default="")
 @_format
 def ls(kind: str, name: str, style: str) -> None:
-    """List datasets, splits, settings, teachers, students or sweeps; or all about one NAME."""
+    """List datasets, splits, settings, teachers, students or sweeps; or all about one NAME.
+
+    `ls space NAME` shows what tuning searches for a student.
+    """
     from bench import listing
 
+    if kind == "space":
+        from bench import listing_tune
+
+        click.echo(listing_tune.search_space(name, style))
+        return
     click.echo(listing.ls(kind, name, style, _SWEEPS, _room()))
 
 
@@ -197,7 +215,10 @@ def prepare(names: tuple[str, ...], data: str | None) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads of each process.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None)
 @click.option("--timeout", type=_SECONDS, default=None, help="Seconds a cell may take.")
+@_engine
+@_scheduler
 @click.option("--dry-run", is_flag=True, help="Print the plan and what is done already.")
+@click.option("--tuned", is_flag=True, help="Add each student as `gkdbench tune` tuned it.")
 @click.option("--no-track", is_flag=True, help="Do not write to MLflow.")
 @click.option("--reports", default="reports", show_default=True, help="Folder for the report.")
 @_uri
@@ -217,7 +238,17 @@ def run(sweep: str | None, overrides: tuple[str, ...], **options: Any) -> None:
     from bench.data import data_root
     from bench.expand import expand
 
-    _launch(found, expand(found, data_root(options["data"])), options)
+    tuned = _tuned(sweep, found.name) if options["tuned"] else []
+    _launch(found, expand(found, data_root(options["data"]), tuned), options)
+
+
+def _tuned(sweep: str | None, name: str) -> list[Any]:
+    from bench.tuning import read_tuned
+
+    path = _path_of(sweep) if sweep else None
+    if path is None:
+        raise ValueError("--tuned needs a sweep file, beside which tuned/ lies")
+    return read_tuned(_tuned_path(path, name))
 
 
 @main.command()
@@ -225,6 +256,8 @@ def run(sweep: str | None, overrides: tuple[str, ...], **options: Any) -> None:
 @click.option("--jobs", type=click.IntRange(1), default=None)
 @click.option("--threads", type=click.IntRange(1), default=None)
 @click.option("--timeout", type=_SECONDS, default=None)
+@_engine
+@_scheduler
 @click.option("--no-track", is_flag=True)
 @click.option("--reports", default="reports", show_default=True)
 @_uri
@@ -252,7 +285,9 @@ def _launch(sweep: Any, cells: list[Any], options: dict[str, Any]) -> None:
         outcome = launch.Outcome(cells, launch.stored_rows(store, cells))
         click.echo(listing.plan(sweep, outcome, _room()))
         return
-    _require(sweep.device)
+    where = _where(options)
+    if where["kind"] == "local":
+        _require(sweep.device)
     plan = engine.plan(cells, options["jobs"], options["threads"], options["timeout"])
     from bench.run import Place
 
@@ -266,11 +301,17 @@ def _launch(sweep: Any, cells: list[Any], options: dict[str, Any]) -> None:
         track_uri=options["uri"],
         track=not options["no_track"],
         reports=folder,
+        engine_options=where,
     )
     click.echo(listing.closing(outcome, sweep.name, folder, options, _width()))
     for warning in outcome.warnings:
         click.echo(f"warning: {warning}", err=True)
     sys.exit(1 if outcome.unfinished() else 0)
+
+
+def _where(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `engine.open_engine`."""
+    return {"kind": options["engine"], "scheduler": options["scheduler"]}
 
 
 def _require(device: str) -> None:
@@ -282,6 +323,69 @@ def _require(device: str) -> None:
         )
 
 
+# ---- tuning ---------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("sweep")
+@click.argument("overrides", nargs=-1)
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Processes [default: planned].")
+@click.option("--threads", type=click.IntRange(1), default=None, help="Threads of each process.")
+@click.option("--timeout", type=_SECONDS, default=None, help="Seconds a cell may take.")
+@click.option("--storage", default=None, help="URL of a database [default: a journal file each].")
+@click.option("--tuned", "tuned_file", default=None, help="File to write [default: sweeps/tuned/].")
+@click.option("--dry-run", is_flag=True, help="Print the studies, their spaces and what is done.")
+@click.option("--no-track", is_flag=True, help="Do not write to MLflow.")
+@click.option("--reports", default="reports", show_default=True, help="Folder for the report.")
+@_uri
+@_results
+@_data
+def tune(sweep: str, overrides: tuple[str, ...], **options: Any) -> None:
+    r"""Search the students of a SWEEP with equal budgets; the same command goes on from anywhere.
+
+    \b
+    gkdbench tune sweeps/planetoid.yaml tune.trials=64
+    gkdbench run sweeps/planetoid.yaml --tuned
+    """
+    from bench import engine, launch_tune, listing_tune, progress
+    from bench import tune as tuning
+    from bench.data import data_root
+    from bench.expand import searches
+    from bench.run import Place
+
+    found = _sweep_of(sweep, overrides, options)
+    root, path = data_root(options["data"]), _path_of(sweep)
+    assert path is not None
+    asked = searches(found, root)
+    if options["dry_run"]:
+        click.echo(listing_tune.plan(found, asked))
+        return
+    _require(found.device)
+    tuned = Path(options["tuned_file"] or _tuned_path(path, found.name))
+    cells = tuning.sample_cells(found, asked)
+    outcome = launch_tune.launch(
+        found,
+        Place(_store(options).root.absolute(), root),
+        engine.plan(cells, options["jobs"], options["threads"], options["timeout"]),
+        progress=progress.shown,
+        storage=options["storage"],
+        tuned_file=tuned,
+        track_uri=options["uri"],
+        track=not options["no_track"],
+        reports=Path(options["reports"]) / f"{found.name}-tuning",
+    )
+    click.echo(listing_tune.closing(outcome, f"gkdbench run {path} --tuned", tuned))
+    shown = (".yaml", ".md", ".html")
+    click.echo("\n".join(str(file) for file in outcome.files if file.suffix in shown))
+    for warning in outcome.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _tuned_path(path: Path, name: str) -> Path:
+    """Where `tune` writes and `run --tuned` reads: beside the sweep file."""
+    return path.parent / "tuned" / f"{name}.yaml"
+
+
 # ---- reading results ------------------------------------------------------------------------
 
 
@@ -290,15 +394,36 @@ def _require(device: str) -> None:
 @_results
 @_data
 @click.option("--out", default=None, help="Folder [default: reports/<sweep>].")
-def report(sweep: str | None, results: str, data: str | None, out: str | None) -> None:
+@click.option("--tuning", is_flag=True, help="Write what `gkdbench tune` cost and gained instead.")
+def report(
+    sweep: str | None, results: str, data: str | None, out: str | None, tuning: bool
+) -> None:
     """Write the comparison of a SWEEP (or of all results): markdown, LaTeX, CSV, HTML, figures."""
     from bench.reports import comparison
+    from bench.results import Store
 
+    if tuning:
+        _report_tuning(sweep, Path(results), out)
+        return
     frame, wanted, title = _frame(sweep, Path(results), data)
     folder = Path(out) if out else Path("reports") / title
-    files = comparison.write(frame, wanted, folder, title=title)
+    store = Store(results) if Path(results).is_dir() else None
+    files = comparison.write(frame, wanted, folder, title=title, store=store)
     click.echo(comparison.text_table(frame, wanted, _width()))
     click.echo("\n".join(str(path) for path in files))
+
+
+def _report_tuning(sweep: str | None, results: Path, out: str | None) -> None:
+    from bench.reports import tuning
+
+    if sweep is None:
+        raise ValueError("--tuning needs a sweep: its name, or its file")
+    path = _path_of(sweep)
+    title = _read(path).name if path else sweep
+    studies = tuning.read(results, title)
+    files = tuning.write(studies, Path(out or f"reports/{title}-tuning"), title=title)
+    click.echo(tuning.text_table(studies, _width()))
+    click.echo("\n".join(str(file) for file in files))
 
 
 @main.command()

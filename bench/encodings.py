@@ -19,6 +19,7 @@ get when it arrives. Teachers never see them.
 import hashlib
 import os
 import time
+import uuid
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def encode(encoding: Encoding, adj: CSR, folder: Path) -> tuple[Tensor, float]:
     encoded = encoding.compute(adj)
     seconds = time.perf_counter() - start
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}-{os.getpid()}.npz")
+    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")  # others may share the folder
     np.savez(partial, encoding=encoded.numpy(), seconds=seconds)
     partial.replace(path)
     return encoded, seconds

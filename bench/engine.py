@@ -1,29 +1,22 @@
-"""Where cells run: in this process, or in spawned workers planned from the cores.
+"""Where cells run: in this process, in spawned workers (`pool`), or on a Dask cluster (`cluster`).
 
-Every engine calls the same idempotent `run.run(cell, place)`; a student waits until its teacher's
-row is there. A worker that dies or takes too long costs its cell only, and is replaced.
+Every engine calls the same idempotent `run.run(cell, place)`. A teacher runs before its students,
+and once, whether it was submitted or not. What an engine has to tell comes as events.
 """
 
 import collections
-import contextlib
-import multiprocessing
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.cell import Cell
+from bench.place import Place
 from bench.results import Row
 
-if TYPE_CHECKING:
-    from bench.run import Place
-
-_WARM = "warm"  # what a worker says when it is ready for its first cell
 SMALL = 50_000  # nodes up to which one thread is as fast as several
+KINDS = ("local", "dask")
 
 
 @dataclass(frozen=True)
@@ -69,201 +62,341 @@ def _is_small(cell: Cell) -> bool:
     return stats is None or stats[0] <= SMALL
 
 
-def run_cells(cells: Sequence[Cell], place: "Place", plan: Plan) -> Iterator[Row]:
+# ---- events ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """One validation score of a running fit: every fifth epoch has one."""
+
+    key: str  # of the cell
+    epoch: int
+    value: float  # val accuracy of this epoch
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The cell was told to stop and did; no row was written."""
+
+    key: str
+
+
+Event = Row | Report | Stopped
+Decide = Callable[[Report], bool]  # whether the fit goes on
+
+
+@dataclass(eq=False)
+class Job:
+    """A cell that is not finished, and who wants to know what of it."""
+
+    cell: Cell
+    reports: bool = False
+    decide: Decide | None = None
+    submitted: bool = True  # else it is a teacher that the engine runs of its own accord
+    begun: bool = False
+    stopped: bool = False
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens to the scores of its fit."""
+        return self.reports or self.decide is not None
+
+    @property
+    def data(self) -> Any:
+        """What of its data a worker keeps in memory."""
+        return self.cell.protocol, self.cell.split_seed
+
+
+class Engine:
+    """Runs cells as they are submitted; a context manager.
+
+    Subclasses begin jobs of `queue` in `_advance`, and say what became of them with `_report`,
+    `_finish` or `_stopped`.
+    """
+
+    def __init__(self, place: Place, plan: Plan) -> None:
+        self.plan, self.place = plan, replace(place, threads=plan.threads)
+        self.jobs: dict[str, Job] = {}  # by key: all that are not finished
+        self.queue = Queue()
+        self._blocked: dict[str, list[Job]] = collections.defaultdict(list)  # by teacher's key
+        self._settled: set[str] = set()  # teachers that need no run
+        self._news: list[Event] = []
+        self.place.store.sweep_out()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def slots(self) -> int:
+        """How many cells can run at the same time."""
+        return self.plan.jobs
+
+    @property
+    def waiting(self) -> int:
+        """How many submitted cells no worker has begun."""
+        return sum(job.submitted and not job.begun for job in self.jobs.values())
+
+    def submit(self, cell: Cell, *, reports: bool = False, decide: Decide | None = None) -> None:
+        """Queue a cell; a cell that is queued or running already is not queued twice.
+
+        A teacher whose row is not there is run first, without being submitted.
+
+        Args:
+            cell: what to run.
+            reports: whether the validation scores of its fit come as events.
+            decide: asked for each of these scores whether the fit goes on; in this process at
+                once, else when the report arrives (the fit may be some epochs further by then).
+        """
+        job = self.jobs.get(cell.key)
+        if job is not None:  # such as a teacher that a student had to wait for
+            job.submitted, job.reports = True, job.reports or reports
+            job.decide = job.decide or decide
+            return
+        job = self.jobs[cell.key] = Job(cell, reports, decide)
+        teacher = cell.teacher_cell
+        if teacher is None or not self._must_run(teacher):
+            self.queue.put(job)
+            return
+        self._blocked[teacher.key].append(job)
+        if teacher.key not in self.jobs:
+            self.jobs[teacher.key] = Job(teacher, submitted=False)
+            self.queue.put(self.jobs[teacher.key])
+
+    def _must_run(self, teacher: Cell) -> bool:
+        """Whether a teacher is on its way, or has to be sent there."""
+        if teacher.key in self.jobs:
+            return True
+        if teacher.key not in self._settled:
+            row = self.place.store.read_or_set_aside(teacher.key)
+            if row is None or not row.done:
+                return True
+            self._settled.add(teacher.key)
+        return False
+
+    def stop(self, key: str) -> None:
+        """Ask a cell to end early: `Stopped` comes, or its row if that was faster."""
+        job = self.jobs.get(key)
+        if job is None or job.stopped:
+            return
+        job.stopped = True
+        if self.queue.remove(job) or self._unblock(job):
+            self._stopped(job)
+        else:
+            self._stop_running(job)
+
+    def _unblock(self, job: Job) -> bool:
+        teacher = job.cell.teacher_cell
+        waiting = self._blocked.get(teacher.key, []) if teacher else []
+        if job in waiting:
+            waiting.remove(job)
+            return True
+        return False
+
+    def events(self, timeout: float | None = None) -> list[Event]:
+        """Wait until something happens, and return it; [] where nothing is queued or running.
+
+        Rows of teachers that the engine ran of its own accord are among them.
+
+        Args:
+            timeout: seconds after which to return with nothing; None waits for ever.
+        """
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while not self._news and self.jobs:
+            self._advance(max(0.0, deadline - time.monotonic()))
+            if time.monotonic() >= deadline:
+                break
+        news, self._news = self._news, []
+        return news
+
+    def close(self) -> None:
+        """End all workers; what is finished stays."""
+
+    # -- for subclasses --------------------------------------------------------------------
+
+    def _advance(self, seconds: float) -> None:
+        """Begin what can begin, and wait (at most so many seconds, maybe inf) for news."""
+        raise NotImplementedError
+
+    def _stop_running(self, job: Job) -> None:
+        """Tell a job that was taken from the queue to stop."""
+
+    def _report(self, job: Job, epoch: int, value: float) -> None:
+        report = Report(job.cell.key, epoch, value)
+        if job.reports:
+            self._news.append(report)
+        if job.decide is not None and not job.stopped and not job.decide(report):
+            self.stop(job.cell.key)
+
+    def _finish(self, job: Job, row: Row) -> None:
+        self._news.append(row)
+        self._settled.add(row.key)  # a failed one, too: its students tell so
+        self._release(job)
+
+    def _stopped(self, job: Job) -> None:
+        self._news.append(Stopped(job.cell.key))
+        self._release(job)
+
+    def _release(self, job: Job) -> None:
+        """Forget a job that is over, and queue the students that waited for it."""
+        del self.jobs[job.cell.key]
+        for student in self._blocked.pop(job.cell.key, ()):
+            self.queue.put(student)
+
+
+class Queue:
+    """Jobs that may begin: teachers before students, near ones first, else in their order."""
+
+    def __init__(self) -> None:
+        self._teachers: dict[Any, collections.deque[Job]] = {}  # by Job.data
+        self._students: dict[Any, collections.deque[Job]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._teachers or self._students)
+
+    def _home(self, job: Job) -> dict[Any, collections.deque[Job]]:
+        return self._students if job.cell.student else self._teachers
+
+    def put(self, job: Job) -> None:
+        """Add a job."""
+        self._home(job).setdefault(job.data, collections.deque()).append(job)
+
+    def take(self, near: Any = None) -> Job:
+        """Remove and return a job, one with the data `near` where there is one."""
+        homes = [self._teachers, self._students]
+        home = next((h for h in homes if near in h), None)
+        data = near
+        if home is None:
+            home = homes[0] or homes[1]
+            data = next(iter(home))
+        job = home[data].popleft()
+        if not home[data]:
+            del home[data]
+        return job
+
+    def remove(self, job: Job) -> bool:
+        """Remove this job; return whether it was here."""
+        home = self._home(job)
+        if not any(job is other for other in home.get(job.data, ())):
+            return False
+        kept = collections.deque(other for other in home[job.data] if other is not job)
+        home[job.data] = kept
+        if not kept:
+            del home[job.data]
+        return True
+
+
+# ---- this process ---------------------------------------------------------------------------
+
+
+class InProcess(Engine):
+    """Runs one cell after another, here: `events` returns when a cell is over."""
+
+    _warm = False
+
+    @property
+    def slots(self) -> int:
+        """One."""
+        return 1
+
+    def _advance(self, seconds: float) -> None:
+        from bench import run
+
+        if not self._warm:
+            run.warm_up(self.place)
+            self._warm = True
+        job = self.queue.take()
+        job.begun = True
+
+        def listener(epoch: int, value: float) -> bool:
+            self._report(job, epoch, value)
+            return not job.stopped
+
+        try:
+            row = run.run(job.cell, self.place, listener if job.heard else None)
+        except run.StoppedError:
+            self._stopped(job)
+        else:
+            self._finish(job, row)
+
+
+# ---- any engine -----------------------------------------------------------------------------
+
+
+def open_engine(
+    place: Place, plan: Plan, *, kind: str = "local", scheduler: str | None = None
+) -> Engine:
+    """Open an engine; it closes as a context manager.
+
+    Args:
+        place: folders.
+        plan: processes, threads of each, and the seconds that a cell may take.
+        kind: "local" (this process for one job without a time limit, else spawned workers), or
+            "dask".
+        scheduler: of a Dask cluster: its address, or the path of its scheduler file.
+
+    Raises:
+        ValueError: an unknown kind, or a scheduler with the wrong kind.
+    """
+    from bench.hparams import unknown
+
+    if kind not in KINDS:
+        raise unknown("engine", kind, KINDS)
+    if kind == "dask":
+        if not scheduler:
+            raise ValueError(
+                "engine 'dask' needs the address of its scheduler; give --scheduler tcp://HOST:8786"
+            )
+        from bench.cluster import DaskEngine
+
+        return DaskEngine(place, plan, scheduler)
+    if scheduler:
+        raise ValueError(
+            "a scheduler is given, and the engine is 'local'; give --engine dask as well"
+        )
+    if plan.jobs == 1 and plan.timeout is None:
+        return InProcess(place, plan)
+    from bench.pool import Pool
+
+    return Pool(place, plan)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    place: Place,
+    plan: Plan,
+    *,
+    on_report: Callable[[Report], None] | None = None,
+    kind: str = "local",
+    scheduler: str | None = None,
+) -> Iterator[Row]:
     """Run cells, teachers first, and yield their rows as they come.
 
     Closing the iterator (an interrupt does) ends the workers; what is finished stays.
+
+    Args:
+        cells: what to run.
+        place: folders.
+        plan: processes, threads of each, and the seconds that a cell may take.
+        on_report: called with the validation scores of running fits.
+        kind: as in `open_engine`.
+        scheduler: as in `open_engine`.
     """
-    place = replace(place, threads=plan.threads)
-    place.store.sweep_out()
-    if plan.jobs == 1 and plan.timeout is None:
-        yield from _run_here(cells, place)
-    elif cells:
-        pool = _Pool(cells, place, replace(plan, jobs=min(plan.jobs, len(cells))))
-        try:
-            yield from pool.rows()
-        finally:
-            pool.close()
-
-
-def _run_here(cells: Sequence[Cell], place: "Place") -> Iterator[Row]:
-    from bench import run
-
-    run.warm_up(place)
-    for cell in sorted(cells, key=lambda c: c.student is not None):
-        yield run.run(cell, place)
-
-
-# ---- workers --------------------------------------------------------------------------------
-
-
-@dataclass
-class _Worker:
-    process: Any
-    pipe: Connection
-    cell: Cell | None = None
-    warm: bool = False  # it has imported and compiled what it needs: its clock may run
-    deadline: float = float("inf")
-    last: Any = None  # the protocol and split it has in memory
-
-
-class _Pool:
-    """Spawned workers, each with one cell at a time."""
-
-    def __init__(self, cells: Sequence[Cell], place: "Place", plan: Plan) -> None:
-        self.place, self.plan = place, plan
-        self.total = len(cells)
-        waiting_for = {cell.key for cell in cells if cell.student is None}
-        self.ready: collections.deque[Cell] = collections.deque()
-        self.blocked: dict[str, list[Cell]] = collections.defaultdict(list)
-        for cell in cells:
-            teacher = cell.teacher_cell
-            if teacher is not None and teacher.key in waiting_for:
-                self.blocked[teacher.key].append(cell)
-            elif teacher is None and cell.student is None:
-                self.ready.appendleft(cell)
-            else:
-                self.ready.append(cell)
-        self.workers = [self._spawn() for _ in range(plan.jobs)]
-
-    def _spawn(self) -> _Worker:
-        # Forking after a parallel kernel ran would kill the child; spawning is safe everywhere.
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self.place), daemon=True)
-        with _without_interrupts():
-            process.start()
-        theirs.close()
-        return _Worker(process, ours)
-
-    def rows(self) -> Iterator[Row]:
-        finished = 0
-        while finished < self.total:
-            for worker in self.workers:
-                if worker.cell is None and self.ready:
-                    self._give(worker)
-            for row in self._collect():
-                finished += 1
-                self.ready.extend(self.blocked.pop(row.key, ()))
-                yield row
-
-    def _give(self, worker: _Worker) -> None:
-        """Send the worker a cell, one whose data it has in memory where there is one."""
-        near = [c for c in self.ready if (c.protocol, c.split_seed) == worker.last]
-        cell = near[0] if near else self.ready[0]
-        self.ready.remove(cell)
-        if worker.pipe.poll() and worker.warm:  # it died waiting: no cell is to blame
-            self._replace(worker)
-        worker.cell, worker.last = cell, (cell.protocol, cell.split_seed)
-        self._start_clock(worker)
-        with contextlib.suppress(OSError):  # it died just now: `_answer` finds out
-            worker.pipe.send(cell)
-
-    def _start_clock(self, worker: _Worker) -> None:
-        """Count the seconds of a cell, not those of its worker's start."""
-        limit = self.plan.timeout if worker.warm else None
-        worker.deadline = time.monotonic() + (limit or float("inf"))
-
-    def _collect(self) -> list[Row]:
-        """Wait for news; return the rows that came, or that stand for a lost cell."""
-        busy = [w for w in self.workers if w.cell is not None]
-        first = min((w.deadline for w in busy), default=float("inf")) - time.monotonic()
-        wait([w.pipe for w in busy], None if first == float("inf") else max(0.0, first))
-        return [row for worker in busy if (row := self._answer(worker)) is not None]
-
-    def _answer(self, worker: _Worker) -> Row | None:
-        from bench.run import record_failure
-
-        cell = worker.cell
-        assert cell is not None
-        if worker.pipe.poll():
-            try:
-                answer = worker.pipe.recv()
-            except (EOFError, OSError):
-                worker.process.join()
-                answer = record_failure(cell, self.place, "failed", _death(worker.process.exitcode))
-                self._replace(worker)
-            if answer == _WARM:
-                worker.warm = True
-                self._start_clock(worker)
-                return None
-            if isinstance(answer, BaseException):
-                raise answer
-            worker.cell, worker.deadline = None, float("inf")
-            return answer
-        if time.monotonic() < worker.deadline:
-            return None
-        self._replace(worker)
-        worker.cell, worker.deadline = None, float("inf")
-        reason = f"took longer than {self.plan.timeout:g} s"
-        return record_failure(cell, self.place, "timeout", reason)
-
-    def _replace(self, worker: _Worker) -> None:
-        _end(worker)
-        fresh = self._spawn()
-        worker.process, worker.pipe, worker.warm, worker.last = (
-            fresh.process,
-            fresh.pipe,
-            False,
-            None,
-        )
-
-    def close(self) -> None:
-        for worker in self.workers:
-            _end(worker)
-        self.place.store.sweep_out()
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Let what is started in here never get a Ctrl-C, which goes to the whole process group."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
+    if not cells:
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    def pass_on(report: Report) -> bool:
+        assert on_report is not None
+        on_report(report)
+        return True
 
-def _die_with_driver() -> None:
-    """End this worker, in the middle of its cell if need be, when its driver is gone."""
-    driver = multiprocessing.parent_process()
-    if driver is not None:
-        driver.join()
-        os._exit(1)
-
-
-def _end(worker: _Worker) -> None:
-    worker.process.kill()
-    worker.process.join()
-    worker.pipe.close()
-
-
-def _death(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        why = ", most likely for want of memory" if name == "SIGKILL" else ""
-        return f"its worker was ended by {name}{why}"
-    return f"its worker ended with exit code {code}"
-
-
-def _work(pipe: Connection, place: "Place") -> None:
-    """Answer cells until the pipe closes; an interrupt is the driver's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_driver, daemon=True).start()
-    from bench import run
-
-    run.warm_up(place)
-    pipe.send(_WARM)
-    while True:
-        try:
-            cell = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer: Row | BaseException = run.run(cell, place)
-        except Exception as error:  # a full disk, say: the driver tells
-            answer = error
-        pipe.send(answer)
+    plan = replace(plan, jobs=min(plan.jobs, len(cells)))
+    wanted = {cell.key for cell in cells}
+    with open_engine(place, plan, kind=kind, scheduler=scheduler) as engine:
+        for cell in sorted(cells, key=lambda c: c.student is not None):
+            engine.submit(cell, decide=pass_on if on_report else None)
+        while events := engine.events():
+            rows = (event for event in events if isinstance(event, Row))
+            yield from (row for row in rows if row.key in wanted)

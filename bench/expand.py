@@ -2,35 +2,43 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import data, registry
 from bench.cell import Cell, Choice, Protocol
-from bench.sweep import Entry, Sweep
+from bench.entry import Entry
+from bench.hparams import resolve
+from bench.sweep import Sweep
 from bench.sweep_file import MistakeError
+from bench.tuning import Tuned
+
+TUNED = " (tuned)"  # ends the label of a student with its tuned configuration
 
 
-def expand(sweep: Sweep, data_root: Path) -> list[Cell]:
+def expand(sweep: Sweep, data_root: Path, tuned: Sequence[Tuned] = ()) -> list[Cell]:
     """List the cells of a sweep: for each protocol the teachers, then the students.
 
-    A student that needs no teacher has one cell a seed, whatever the number of teachers.
+    A student that needs no teacher has one cell a seed, whatever the number of teachers. A student
+    with a tuned configuration in `tuned` comes twice: as it is, and, where tuning changed it, as
+    `<label> (tuned)`.
 
     Raises:
         ValueError: an unknown name or key, or a split that a dataset does not have.
         FileNotFoundError: a dataset's files are missing.
     """
     try:
-        return _distinct(sweep, list(_cells(sweep, data_root)))
+        return _distinct(sweep, list(_cells(sweep, data_root, tuned)))
     except MistakeError as error:
         raise ValueError(f"{sweep._origin.place(error.where)}: {error}") from error
 
 
-def _cells(sweep: Sweep, data_root: Path) -> Iterator[Cell]:
+def _cells(sweep: Sweep, data_root: Path, tuned: Sequence[Tuned]) -> Iterator[Cell]:
     _check_targets(sweep)
     for protocol in _protocols(sweep, data_root):
-        for teacher, student in _pairs(sweep, protocol):
+        for teacher, student in _with_tuned(tuned, protocol, _pairs(sweep, protocol)):
             for seed in sweep.seeds:
                 split_seed = seed if sweep.split_seed is None else sweep.split_seed
                 teacher_seed = seed if sweep.teacher_seed is None else sweep.teacher_seed
@@ -38,9 +46,33 @@ def _cells(sweep: Sweep, data_root: Path) -> Iterator[Cell]:
                 yield Cell(protocol, teacher, student, own, split_seed, teacher_seed, sweep.device)
 
 
+def _with_tuned(
+    tuned: Sequence[Tuned],
+    protocol: Protocol,
+    pairs: Iterable[tuple[Choice | None, Choice | None]],
+) -> Iterator[tuple[Choice | None, Choice | None]]:
+    """Put a student with its tuned configuration after itself."""
+    found = {entry.where: entry for entry in tuned}
+    for teacher, student in pairs:
+        yield teacher, student
+        if student is None:
+            continue
+        label = teacher.label if teacher else ""
+        where = (protocol.dataset, protocol.split, protocol.setting, label, student.label)
+        entry = found.get(where)
+        if entry is None or all(student.config.get(k) == v for k, v in entry.config.items()):
+            continue
+        owner = f"tuned student '{student.label}'"
+        kind = registry.load_method("student", student.name).Config
+        config = vars(resolve(kind, owner, {**student.config, **entry.config}))
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+        changed = ", ".join(sorted(k for k in plain if plain[k] != student.config[k]))
+        yield teacher, Choice(student.label + TUNED, student.name, plain, changed)
+
+
 def _check_targets(sweep: Sweep) -> None:
     """Refuse a config of nobody; where the command line chose other methods, a file's may be."""
-    entries = [*(sweep.teachers or []), *(sweep.students or [])]
+    entries = [entry for role in ("teachers", "students") for _, entry in sweep.entries(role)]
     labels = {e.shown for e in entries} | {e.method for e in entries}
     narrowed = any(path in (("teachers",), ("students",)) for path in sweep._origin.given)
     for target in sweep.config:
@@ -64,11 +96,11 @@ def _distinct(sweep: Sweep, cells: list[Cell]) -> list[Cell]:
                 f"'{names[0]}' and '{names[1]}' are the same data; leave one out", *where
             )
         role, names = _differing(other, cell)
-        entries = [entry.shown for entry in getattr(sweep, role)]
+        places = {entry.shown: place for place, entry in sweep.entries(role)}
         raise MistakeError(
             f"'{names[0]}' and '{names[1]}' have the same configuration on "
             f"{cell.protocol.dataset}; leave one out, or change its `config`",
-            *(role, entries.index(names[1])),
+            *(role, places[names[1].removesuffix(TUNED)]),
         )
     return list(first.values())
 
@@ -116,10 +148,20 @@ def _protocols(sweep: Sweep, data_root: Path) -> Iterator[Protocol]:
 
 def _pairs(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[Choice | None, Choice | None]]:
     """Yield (teacher, None), then (teacher, student) and (None, student without teacher)."""
-    named = enumerate(sweep.teachers or [])
-    teachers = [_choice("teacher", i, e, sweep, protocol, None) for i, e in named]
+    teachers = _teachers(sweep, protocol)
     yield from ((teacher, None) for teacher in teachers)
-    for position, entry in enumerate(sweep.students or []):
+    for position, entry, teacher in _students(sweep, teachers):
+        yield teacher, _choice("student", position, entry, sweep, protocol, teacher)
+
+
+def _teachers(sweep: Sweep, protocol: Protocol) -> list[Choice]:
+    named = sweep.entries("teachers")
+    return [_choice("teacher", i, e, sweep, protocol, None) for i, e in named]
+
+
+def _students(sweep: Sweep, teachers: list[Choice]) -> Iterator[tuple[int, Entry, Choice | None]]:
+    """Yield every student with each teacher, or with none if it needs none."""
+    for position, entry in sweep.entries("students"):
         with _at("students", position):
             needs_teacher = registry.load_method("student", entry.method).needs_teacher
             if needs_teacher and not teachers:
@@ -127,7 +169,43 @@ def _pairs(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[Choice | None, Ch
                     f"student '{entry.name}' needs a teacher, and the sweep names none"
                 )
         for teacher in teachers if needs_teacher else [None]:
-            yield teacher, _choice("student", position, entry, sweep, protocol, teacher)
+            yield position, entry, teacher
+
+
+@dataclass(frozen=True)
+class Search:
+    """What one study searches: a student where it is to be good, and where the search starts."""
+
+    protocol: Protocol
+    teacher: Choice | None
+    student: Choice  # with the defaults of its entry
+    starts: dict[str, Choice]  # its published presets, by `name:preset`
+
+
+def searches(sweep: Sweep, data_root: Path) -> list[Search]:
+    """List the studies of a sweep, for `tune`; the errors are those of `expand`."""
+    try:
+        _check_targets(sweep)
+        return [
+            _search(position, entry, sweep, protocol, teacher)
+            for protocol in _protocols(sweep, data_root)
+            for position, entry, teacher in _students(sweep, _teachers(sweep, protocol))
+        ]
+    except MistakeError as error:
+        raise ValueError(f"{sweep._origin.place(error.where)}: {error}") from error
+
+
+def _search(
+    position: int, entry: Entry, sweep: Sweep, protocol: Protocol, teacher: Choice | None
+) -> Search:
+    known = registry.presets("student", entry.method) if sweep.tune and sweep.tune.presets else ()
+    starts = {}
+    for preset in known:
+        name = f"{entry.method}:{preset}"
+        other = entry.model_copy(update={"name": name, "label": entry.shown})
+        starts[name] = _choice("student", position, other, sweep, protocol, teacher)
+    student = _choice("student", position, entry, sweep, protocol, teacher)
+    return Search(protocol, teacher, student, starts)
 
 
 def _choice(
@@ -138,11 +216,15 @@ def _choice(
     protocol: Protocol,
     teacher: Choice | None,
 ) -> Choice:
-    """Resolve an entry: its method's `config`, its own over it, its label's over both."""
+    """Resolve an entry: its method's `config`, its own over it, its label's over both.
+
+    A grid's values go with the entry's own; `entry` is one point of it.
+    """
     own = f"{role}s", position
     parts = {
         ("config", entry.method): sweep.config.get(entry.method, {}),
         (*own, "config"): entry.config,
+        (*own, "grid"): {key: values[0] for key, values in entry.grid.items()},
         ("config", entry.shown): sweep.config.get(entry.shown, {}),
     }
     if entry.shown == entry.method:  # the label's, too: moved behind the entry's own

@@ -13,6 +13,10 @@ import numpy as np
 from bench.kernels import _jit, numba  # in this order: kernels tells numba where to cache
 
 _inline: Any = functools.partial(numba.njit, inline="always")
+# A sum along a row vectorises only where its order is free (once compiled, it is fixed).
+_sum_jit: Any = functools.partial(
+    numba.njit, parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz", "reassoc"}
+)
 
 
 @_inline
@@ -43,15 +47,22 @@ def gather(x, rows, expert, keep_to, scale, seed, out):  # type: ignore[no-untyp
             out[i, k] = x[b, k] * scale if _bits(start, k) <= keep_to else np.float32(0.0)
 
 
-@_jit
-def scatter(part, rows, gates, expert, keep_to, scale, seed, out):  # type: ignore[no-untyped-def]
-    """Add the gradient of `gather`, times gates, to out; an expert holds a row once."""
+@_sum_jit
+def scatter(x, below, rows, gates, expert, keep_to, scale, seed, part, out, dots):  # type: ignore[no-untyped-def]
+    """Go back through `gather`, whose rows it makes again in part, with one draw of the masks.
+
+    Adds the gradient below, times gates, to the rows of out (an expert holds a row once); dots are
+    the products of each row of part and of below, the gradients of the gates.
+    """
     for i in numba.prange(rows.shape[0]):
-        b, factor = rows[i], gates[i] * scale
+        b, gate, total = rows[i], gates[i], np.float32(0.0)
         start = _start(seed, expert, b)
         for k in range(out.shape[1]):
-            kept = _bits(start, k) <= keep_to
-            out[b, k] += part[i, k] * factor if kept else np.float32(0.0)
+            factor = scale if _bits(start, k) <= keep_to else np.float32(0.0)
+            part[i, k] = x[b, k] * factor
+            out[b, k] += below[i, k] * factor * gate
+            total += x[b, k] * factor * below[i, k]
+        dots[i] = total
 
 
 @_jit
@@ -71,15 +82,32 @@ def sparse_forward(  # type: ignore[no-untyped-def]
     indptr, indices, values, rows, experts, gates, weight, keep_to, scale, seed, out
 ):
     """Add the weighted sum of its experts to each row of out, for the rows x[rows]."""
+    # What is kept is listed first, so that four rows of the weight are added at a time.
     for i in numba.prange(rows.shape[0]):
+        first, last = indptr[rows[i]], indptr[rows[i] + 1]
+        most = experts.shape[1] * (last - first) + 1
+        who, what = np.empty(most, np.int32), np.empty(most, np.int32)
+        factors = np.empty(most, np.float32)
+        count = 0
         for j in range(experts.shape[1]):
             expert, gate = experts[i, j], gates[i, j] * scale
             start = _start(seed, expert, i)
-            for e in range(indptr[rows[i]], indptr[rows[i] + 1]):
-                if _bits(start, e) <= keep_to:
-                    value, source = values[e] * gate, weight[expert, indices[e]]
-                    for k in range(out.shape[1]):
-                        out[i, k] += value * source[k]
+            for e in range(first, last):
+                who[count], what[count], factors[count] = expert, indices[e], values[e] * gate
+                count += _bits(start, e) <= keep_to
+        target, t = out[i], 0
+        while t + 4 <= count:
+            f0, f1, f2, f3 = factors[t], factors[t + 1], factors[t + 2], factors[t + 3]
+            w0, w1 = weight[who[t], what[t]], weight[who[t + 1], what[t + 1]]
+            w2, w3 = weight[who[t + 2], what[t + 2]], weight[who[t + 3], what[t + 3]]
+            for k in range(target.shape[0]):
+                target[k] += f0 * w0[k] + f1 * w1[k] + f2 * w2[k] + f3 * w3[k]
+            t += 4
+        while t < count:
+            factor, source = factors[t], weight[who[t], what[t]]
+            for k in range(target.shape[0]):
+                target[k] += factor * source[k]
+            t += 1
 
 
 @_jit
@@ -125,12 +153,6 @@ def sparse_scatter(  # type: ignore[no-untyped-def]
                         value, target = values[e] * gate, out[expert, indices[e], first:last]
                         for k in range(target.shape[0]):
                             target[k] += value * source[k]
-
-
-# A sum along a row vectorises only where its order is free (once compiled, it is fixed).
-_sum_jit: Any = functools.partial(
-    numba.njit, parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz", "reassoc"}
-)
 
 
 @_sum_jit

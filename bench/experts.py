@@ -112,8 +112,8 @@ class LearnedRouter(nn.Module):
 
     def forward(self, inputs: Inputs) -> tuple[Routing, Tensor | None]:
         """Return where the rows go, and in training mode the auxiliary loss."""
-        queries = F.normalize(inputs.times(self.project) + self.bias, dim=1)
-        logits = queries @ F.normalize(self.directions, dim=0)
+        queries = Inputs(None, None, inputs.times(self.project).add_(self.bias))
+        logits, _ = queries.cosines(F.normalize(self.directions, dim=0).T)
         logits = logits * self.log_scale.clamp(max=CEILING).exp()
         if self.training:
             logits = logits + torch.randn_like(logits) / self.num_experts
@@ -267,28 +267,39 @@ def _centres(rows: Any, count: int, seed: int) -> Tensor:
 # ---- what became of the experts -------------------------------------------------------------
 
 
+def routers_of(method: nn.Module) -> list[Router]:
+    """Return the routers of a method, first layer first; none where it has no experts."""
+    return [m for m in method.modules() if isinstance(m, MemoryRouter | LearnedRouter)]
+
+
 @torch.no_grad()
 def diagnostics(method: nn.Module, graph: Graph) -> list[dict[str, Any]]:
-    """Route all nodes in eval mode and tell what each layer does.
+    """Route all nodes in eval mode and tell what each layer does; nothing without a router.
 
     Returns:
         A dict for each layer: `experts` int64 [n, k] and `gates` [n, k]; `load` [E], the share of
         the gates' sum that each expert has; `entropy` of the load, from 0 (one expert has all) to 1
         (even); `collapsed`, the experts that no node goes to.
     """
-    routers = [m for m in method.modules() if isinstance(m, MemoryRouter | LearnedRouter)]
-    seen: dict[nn.Module, Routing] = {}
+    routers = routers_of(method)
+    seen: dict[nn.Module, list[Routing]] = {router: [] for router in routers}
 
     def keep(router: nn.Module, _: Any, output: tuple[Routing, Any]) -> None:
-        seen[router] = output[0]
+        seen[router].append(output[0])
 
     hooks = [router.register_forward_hook(keep) for router in routers]
     try:
-        method.eval()(graph)
+        if routers:  # in chunks where the method can
+            getattr(method.eval(), "inference", method)(graph)
     finally:
         for hook in hooks:
             hook.remove()
-    return [_described(seen[router], router.num_experts) for router in routers]
+    return [_described(_joined(seen[router]), router.num_experts) for router in routers]
+
+
+def _joined(parts: list[Routing]) -> Routing:
+    experts, gates = zip(*((part.experts, part.gates) for part in parts), strict=True)
+    return Routing(torch.cat(experts), torch.cat(gates))
 
 
 def _described(routing: Routing, count: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 A method's `Config` is a frozen dataclass whose fields are declared with `hp`. Everything that reads
 or changes a configuration (presets, sweeps, the command line, tuning) goes through `resolve`.
+`space.py` turns the declarations into what tuning searches.
 """
 
 import dataclasses
@@ -17,12 +18,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Range:
-    """Where a hyper-parameter may lie; also what tuning searches."""
+    """Where a hyper-parameter may lie, and what tuning searches of it."""
 
     low: float | None = None
     high: float | None = None
     log: bool = False
     choices: tuple[Any, ...] | None = None
+    search: tuple[Any, ...] | list[Any] | None = None  # (low, high), or a list of values
+    when: str = ""  # searched only where this other field is on: "field" or "field=value"
 
     def refuses(self, value: Any) -> str | None:
         """Return why `value` is not allowed, or None."""
@@ -42,12 +45,25 @@ def hp(
     high: float | None = None,
     log: bool = False,
     choices: Iterable[Any] | None = None,
+    search: tuple[Any, Any] | list[Any] | None = None,
+    when: str = "",
 ) -> Any:
     """Declare one hyper-parameter on one line.
 
-    Example: `lr: float = hp(0.01, low=1e-4, high=0.1, log=True)  # Adam's step size`.
+    Example: `lr: float = hp(0.01, low=1e-5, high=1.0, log=True, search=(1e-3, 0.1))  # step size`.
+
+    Args:
+        default: its value where nobody says another.
+        low: the smallest value allowed.
+        high: the largest value allowed.
+        log: whether tuning searches its logarithm.
+        choices: all values allowed.
+        search: what tuning tries: a range (low, high) or a list of values. None: tuning leaves it
+            alone unless a sweep opens it.
+        when: the name of another field, declared before; tuning leaves this one alone where that
+            one is 0, False or "none". "field=value": where it is not `value`.
     """
-    limits = Range(low, high, log, tuple(choices) if choices is not None else None)
+    limits = Range(low, high, log, tuple(choices) if choices is not None else None, search, when)
     return dataclasses.field(default=default, metadata={"range": limits})
 
 
@@ -55,8 +71,9 @@ def hp(
 class TrainConfig:
     """What the training loop reads; every method's `Config` extends it."""
 
-    lr: float = hp(0.01, low=1e-5, high=1.0, log=True)  # Adam's step size
-    weight_decay: float = hp(0.0, low=0.0, high=0.1)  # L2, added to the gradient (Adam, not AdamW)
+    lr: float = hp(0.01, low=1e-5, high=1.0, log=True, search=(1e-3, 0.05))  # Adam's step size
+    # L2, added to the gradient (Adam, not AdamW).
+    weight_decay: float = hp(0.0, low=0.0, high=0.1, search=[0.0, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2])
     max_epochs: int = hp(200, low=1, high=100_000)
     patience: int = hp(50, low=1, high=100_000)  # epochs without a new best before stopping
     selection: str = hp("val", choices=("val", "last"))  # "last": never looks at val

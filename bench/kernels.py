@@ -5,6 +5,8 @@ is bit-equal whatever the number of threads: a thread owns whole rows, or whole 
 result, and random numbers are a function of a seed and a position.
 """
 
+import contextlib
+import ctypes
 import functools
 import os
 import sys
@@ -25,6 +27,26 @@ def cache_folder() -> str:
 os.environ.setdefault("NUMBA_CACHE_DIR", cache_folder())
 
 import numba  # noqa: E402  (reads NUMBA_CACHE_DIR when imported)
+
+
+def keep_memory() -> bool:
+    """Let freed tensors be used again instead of going back to the system; tell whether it does.
+
+    By default glibc maps every tensor above 128 KiB (up to 32 MiB, as it adapts) anew and the
+    system clears its pages, at every step of a fit. torch asks for huge pages where it is told to
+    before its first large tensor. Both are silent where they are not known (other C libraries).
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None)
+        if not hasattr(library, "gnu_get_libc_version"):
+            return False
+        trim, mmap = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        return bool(library.mallopt(mmap, 2**25) and library.mallopt(trim, 2**29))
+    return False
+
+
+keep_memory()
 
 _jit: Any = functools.partial(
     numba.njit, parallel=True, cache=True, nogil=True, fastmath={"contract", "nsz"}

@@ -5,7 +5,7 @@ Everything is resumable: what is done is skipped, and an interrupt leaves only f
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,7 @@ def launch(
     track_uri: str | None = None,
     track: bool = True,
     reports: Path | None = None,
+    engine_options: dict[str, Any] | None = None,
 ) -> Outcome:
     """Run a sweep's missing cells, then measure, track and report.
 
@@ -97,6 +98,7 @@ def launch(
         track_uri: MLflow store; by default sqlite in the results folder.
         track: whether to track at all.
         reports: folder for the report; None writes none.
+        engine_options: where cells run: arguments of `engine.open_engine`.
     """
     store = place.store
     outcome = Outcome(cells, stored_rows(store, cells, heal=True))
@@ -106,29 +108,34 @@ def launch(
     live = _Tracking(store, sweep.name, track_uri) if track else None
     try:
         if pending:
-            _run(pending, place, plan, progress, outcome, live)
+            rows = engine.run_cells(
+                pending,
+                place,
+                plan,
+                on_report=live.hear if live else None,
+                **(engine_options or {}),
+            )
+            _collect(rows, pending, progress, outcome, live)
     finally:
         if live:
             live.stop()  # before anything is timed: it would share the processor
     _measure(sweep, place, plan, progress, outcome)
     stale = pending or outcome.measured or replanned
     if reports and (stale or not (reports / "comparison.md").is_file()):
-        outcome.files = report(outcome, sweep.name, reports)
+        outcome.files = report(outcome, sweep.name, reports, store, sweep.baseline)
     if live:
         _finish_tracking(live, outcome)
     return outcome
 
 
-def _run(
+def _collect(
+    rows: Iterator[Row],
     pending: list[Cell],
-    place: "Place",
-    plan: engine.Plan,
     progress: Progress,
     outcome: Outcome,
     live: "_Tracking | None",
 ) -> None:
     by_key = {c.key: c for c in pending}
-    rows = engine.run_cells(pending, place, plan)
     try:
         for row in progress(rows, len(pending), "cells"):
             outcome.rows[row.key] = relabelled(row, by_key[row.key])
@@ -175,13 +182,16 @@ def _measure(
             outcome.warnings.append(f"the cost of {what} could not be measured: {why}")
 
 
-def report(outcome: Outcome, title: str, folder: Path) -> list[Path]:
-    """Write the comparison of an outcome into a folder."""
+def report(
+    outcome: Outcome, title: str, folder: Path, store: Store | None = None, baseline: str = ""
+) -> list[Path]:
+    """Write the comparison of an outcome into a folder; figures of experts need its store."""
     from bench import results
     from bench.reports import comparison
 
     frame = results.frame(outcome.rows.values())
-    return comparison.write(frame, planned(outcome.cells), folder, title=title)
+    options: dict[str, Any] = {"title": title, "store": store, "baseline": baseline}
+    return comparison.write(frame, planned(outcome.cells), folder, **options)
 
 
 def _finish_tracking(live: "_Tracking", outcome: Outcome) -> None:

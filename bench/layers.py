@@ -119,10 +119,10 @@ class MLP(nn.Module):
 class MLPConfig(TrainConfig):
     """Hyper-parameters that every MLP-shaped student has."""
 
-    num_layers: int = hp(2, low=1, high=16)
-    hidden_dim: int = hp(128, low=1, high=16384, log=True)
+    num_layers: int = hp(2, low=1, high=16, search=(2, 3))
+    hidden_dim: int = hp(128, low=1, high=16384, log=True)  # what a student costs is not tuned
     width_factor: float = hp(1.0, low=0.1, high=64.0, log=True)  # MLPwX: X times hidden_dim
-    dropout: float = hp(0.0, low=0.0, high=0.95)  # on hidden states
+    dropout: float = hp(0.0, low=0.0, high=0.95, search=(0.0, 0.8))  # on hidden states
     norm: str = hp("none", choices=("none", "batch", "layer"))
     batch_size: int = hp(512, low=0, high=1_000_000)  # 0: full batch
 

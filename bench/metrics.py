@@ -11,11 +11,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Metric:
-    """How to read a column: its label in tables, its unit, and which direction is better."""
+    """How to read a column: its label in tables, its unit, and which direction is better.
+
+    A `family` sets a diagnostic apart: it has tables of its own, and the comparison does without.
+    """
 
     label: str
     unit: str
     higher_is_better: bool
+    family: str = ""
 
 
 METRICS: dict[str, Metric] = {
@@ -36,6 +40,19 @@ METRICS: dict[str, Metric] = {
     "seconds_encode": Metric("positional encodings", "s", False),
     "peak_memory_mib": Metric("peak memory of the fit", "MiB", False),
     "energy_joules": Metric("energy, whole graph", "J", False),
+    # Accuracy on a part of the scored test nodes; `diagnose.strata` says which nodes those are.
+    "accuracy_degree_low": Metric("accuracy, low degree", "%", True, "degree"),
+    "accuracy_degree_middle": Metric("accuracy, middle degree", "%", True, "degree"),
+    "accuracy_degree_high": Metric("accuracy, high degree", "%", True, "degree"),
+    "accuracy_class_small": Metric("accuracy, small classes", "%", True, "class size"),
+    "accuracy_class_large": Metric("accuracy, large classes", "%", True, "class size"),
+    "accuracy_border": Metric("accuracy, border", "%", True, "neighbours"),
+    "accuracy_interior": Metric("accuracy, interior", "%", True, "neighbours"),
+    "accuracy_train_near": Metric("accuracy, 1 hop from train", "%", True, "distance"),
+    "accuracy_train_middle": Metric("accuracy, 2 hops from train", "%", True, "distance"),
+    "accuracy_train_far": Metric("accuracy, 3 hops from train or more", "%", True, "distance"),
+    "expert_entropy": Metric("entropy of the experts' load", "", True, "experts"),
+    "experts_collapsed": Metric("experts without a node", "", False, "experts"),
 }
 
 

@@ -107,7 +107,10 @@ class Inputs:
         return squares.sqrt().clamp_min(1e-12)
 
     def cosines(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cosines [n, m] with directions [m, D] of length 1, and the rows' norms [n]."""
+        """Return the cosines [n, m] with directions [m, D] of length 1, and the rows' norms [n].
+
+        The gradient reaches dense rows, and the directions.
+        """
         if self.x is None and self.dense is not None and self.dense.requires_grad:
             return cast(tuple[Tensor, Tensor], _Cosines.apply(self.dense, directions))
         norms = self.norms()
@@ -274,48 +277,56 @@ class _Dense(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.mark_dirty(base)
         ctx.pairs = gates.shape
-        out = base.detach().numpy()
+        gathered, made = _scratch(ctx.blocks, x.shape[1], weight.shape[2])
+        out, data, masks = base.detach().numpy(), _array(x), ctx.masks
         for block in ctx.blocks:
-            part = _gathered(x, block, ctx.masks) @ weight[block.expert]
-            expert_kernels.add_scaled(part.numpy(), block.rows.numpy(), block.gates.numpy(), out)
+            count = len(block.rows)
+            part = gathered[:count]
+            if masks.scale == 1.0:
+                torch.index_select(x.detach(), 0, block.rows, out=part)
+            else:
+                ids = block.rows.numpy(), block.expert
+                expert_kernels.gather(data, *ids, *masks.parts, part.numpy())
+            torch.mm(part, weight.detach()[block.expert], out=made[:count])
+            expert_kernels.add_scaled(made.numpy(), block.rows.numpy(), block.gates.numpy(), out)
         return base
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         _, needs_x, needs_weight, _, needs_gates, _ = ctx.needs_input_grad
-        grad_x = torch.zeros(x.shape) if needs_x else None
+        grad_x = torch.zeros(x.shape)
         grad_weight = torch.empty(weight.shape) if needs_weight else None
         grad_gates = torch.empty(ctx.pairs) if needs_gates else None
-        seen: set[int] = set()
+        gathered, ups, downs = _scratch(ctx.blocks, x.shape[1], weight.shape[2], x.shape[1])
+        data, dots, seen = _array(x), torch.empty(len(downs)), set[int]()
         for block in ctx.blocks:
-            above = grad[block.rows]
-            below = above @ weight[block.expert].T if needs_x or needs_gates else None
-            part = _gathered(x, block, ctx.masks) if needs_weight or needs_gates else None
-            if grad_gates is not None and part is not None and below is not None:
-                grad_gates.view(-1)[block.pairs] = (part * below).sum(1)
-            if grad_weight is not None and part is not None:
+            count = len(block.rows)
+            part, above, below = gathered[:count], ups[:count], downs[:count]
+            torch.index_select(grad, 0, block.rows, out=above)
+            torch.mm(above, weight[block.expert].T, out=below)
+            expert_kernels.scatter(
+                data, below.numpy(), block.rows.numpy(), block.gates.numpy(), block.expert,
+                *ctx.masks.parts, part.numpy(), grad_x.numpy(), dots.numpy(),
+            )  # fmt: skip
+            if grad_gates is not None:
+                grad_gates.view(-1)[block.pairs] = dots[:count]
+            if grad_weight is not None:
                 above *= block.gates.unsqueeze(1)
                 torch.addmm(
                     grad_weight[block.expert], part.T, above,
                     beta=float(block.expert in seen), out=grad_weight[block.expert],
                 )  # fmt: skip
-            if grad_x is not None and below is not None:
-                ids = block.rows.numpy(), block.gates.numpy(), block.expert
-                expert_kernels.scatter(below.numpy(), *ids, *ctx.masks.parts, grad_x.numpy())
             seen.add(block.expert)
         if grad_weight is not None:
             grad_weight[[e for e in range(len(weight)) if e not in seen]] = 0.0
-        return grad, grad_x, grad_weight, None, grad_gates, None
+        return grad, grad_x if needs_x else None, grad_weight, None, grad_gates, None
 
 
-def _gathered(x: Tensor, block: _Block, masks: _Dropout) -> Tensor:
-    """The rows of a block as its expert sees them."""
-    if masks.scale == 1.0:
-        return x.detach()[block.rows]
-    out = torch.empty(len(block.rows), x.shape[1])
-    expert_kernels.gather(_array(x), block.rows.numpy(), block.expert, *masks.parts, out.numpy())
-    return out
+def _scratch(blocks: list[_Block], *widths: int) -> list[Tensor]:
+    """Room for the rows of a block, used again by the next one: it stays in the cache."""
+    rows = max((len(block.rows) for block in blocks), default=0)
+    return [torch.empty(rows, width) for width in widths]
 
 
 class _Sparse(torch.autograd.Function):
@@ -384,12 +395,13 @@ class _Cosines(torch.autograd.Function):
         return cosines, norms
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None]:
         # d cos / dx = (m - cos x / |x|) / |x|; a row of zeros is given no direction.
         x, directions, norms, cosines = ctx.saved_tensors
         grad = (grad / norms.unsqueeze(1)).masked_fill_((norms <= 1e-12).unsqueeze(1), 0.0)
         along = (grad * cosines).sum(1).div_(norms).unsqueeze(1)
-        return (grad @ directions).addcmul_(x, along, value=-1.0), None
+        grad_directions = grad.T @ x if ctx.needs_input_grad[1] else None
+        return (grad @ directions).addcmul_(x, along, value=-1.0), grad_directions
 
 
 class _Scaled(torch.autograd.Function):

@@ -51,8 +51,11 @@ Auxiliary = Callable[[], Tensor]
 class RecipeConfig(MLPConfig):
     """Hyper-parameters of the recipe; each switch is off by default."""
 
-    label_weight: float = hp(0.0, low=0.0, high=1.0)  # lambda: of CE; 1 - lambda: of KL
-    temperature: float = hp(1.0, low=0.1, high=10.0, log=True)  # tau; T^2 applied
+    # lambda: of CE; 1 - lambda: of KL.
+    label_weight: float = hp(0.0, low=0.0, high=1.0, search=(0.0, 0.6))
+    temperature: float = hp(
+        1.0, low=0.1, high=10.0, log=True, search=(0.5, 4.0)
+    )  # tau; T^2 applied
     schedule: str = hp("steps", choices=("steps", "sum", "mean"))
     # Positional encodings: more input columns, made from the observed graph alone (encodings.py).
     encoding: str = hp("none", choices=("none", "deepwalk", "laplacian", "random_walk"))
@@ -66,11 +69,17 @@ class RecipeConfig(MLPConfig):
     reliability_start: int = hp(50, low=0, high=100_000)  # epoch; before it every edge is a pair
     reliability_refit: int = hp(50, low=0, high=100_000)  # first epoch that refits the exponent
     reliability_interval: int = hp(1, low=1, high=1000)  # epochs from one refit to the next
-    reliability_momentum: float = hp(0.99, low=0.0, high=1.0)  # eta, of the exponent alpha
+    # eta, of the exponent alpha
+    reliability_momentum: float = hp(
+        0.99, low=0.0, high=1.0, search=[0.9, 0.99], when="reliable_sampling"
+    )
     reliability_bins: int = hp(50, low=2, high=1000)
     # NOSMOG: adversarial features and similarity of representations.
     adversarial_weight: float = hp(0.0, low=0.0, high=10.0)  # eta; 0: off
-    adversarial_radius: float = hp(0.05, low=0.0, high=1.0)  # epsilon, of [x, encodings]
+    # epsilon, of [x, encodings]
+    adversarial_radius: float = hp(
+        0.05, low=0.0, high=1.0, search=(0.01, 0.1), when="adversarial_weight"
+    )
     adversarial_steps: int = hp(5, low=1, high=50)
     similarity_weight: float = hp(0.0, low=0.0, high=10.0)  # omega; 0: off
 

@@ -10,7 +10,6 @@ import subprocess
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +17,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import __version__, cost, encodings, kernels, metrics, registry, sparse
+from bench import __version__, cost, encodings, kernels, registry, sparse
 from bench.cell import Cell, from_data
 from bench.data import dataset_checksum
 from bench.encodings import Encoding
 from bench.graph import Dataset, Graph, Task, TeacherOutput
 from bench.hparams import derive_seed
 from bench.method import DivergedError, FitLog, Method
+from bench.place import Place
 from bench.protocol import Exam, examine
-from bench.results import CorruptError, Row, Store
-from bench.train import rehearse, seeded
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where cells run: folders and threads; nothing in it changes a result."""
-
-    results: Path
-    data: Path
-    threads: int = 1
-
-    @property
-    def store(self) -> Store:
-        """The results folder."""
-        return Store(self.results)
+from bench.results import CorruptError, Row
+from bench.score import deployed_graph, evaluate
+from bench.train import Listener, StoppedError, heard, rehearse, seeded
 
 
 class TeacherMissingError(Exception):
     """The teacher of a student could not be had; the message says why."""
 
 
-def run(cell: Cell, place: Place) -> Row:
+def run(cell: Cell, place: Place, listener: Listener | None = None) -> Row:
     """Answer a cell: return its row from the store, or fit, score and store it.
 
     What goes wrong inside becomes the row's status and reason; only an interrupt gets out.
+
+    Args:
+        cell: what to answer.
+        place: folders and threads.
+        listener: hears the validation scores of the cell's own fit (not of its teacher's), and
+            ends it by answering False.
+
+    Raises:
+        StoppedError: the listener ended the fit; nothing is written.
     """
     done = place.store.read_or_set_aside(cell.key)
     if done is not None and done.done:
@@ -67,7 +63,9 @@ def run(cell: Cell, place: Place) -> Row:
         teacher = cell.teacher_cell
         row.teacher_key = teacher.key if teacher else ""
         try:
-            _answer(cell, place, row, draft)
+            _answer(cell, place, row, draft, listener)
+        except StoppedError:
+            raise
         except DivergedError as error:
             row.status, row.reason = "diverged", str(error)
         except TeacherMissingError as error:
@@ -100,7 +98,9 @@ def record_failure(cell: Cell, place: Place, status: str, reason: str) -> Row:
         return place.store.write(row, draft)
 
 
-def _answer(cell: Cell, place: Place, row: Row, draft: Path) -> None:
+def _answer(
+    cell: Cell, place: Place, row: Row, draft: Path, listener: Listener | None = None
+) -> None:
     """Fill in `row` and `draft`."""
     role, choice = ("student", cell.student) if cell.student else ("teacher", cell.teacher)
     assert choice is not None
@@ -116,10 +116,10 @@ def _answer(cell: Cell, place: Place, row: Row, draft: Path) -> None:
         row.status, row.reason = "skipped", reason
         return
     rehearse(method, task)
-    with cost.peak_memory(cell.device) as memory, _timing(row, "train"):
+    with cost.peak_memory(cell.device) as memory, _timing(row, "train"), heard(listener):
         log = method.fit(task)
     with _timing(row, "evaluate"):
-        _evaluate(cell, place, row, draft, exam, method)
+        evaluate(cell, place.store, row, draft, exam, method)
     row.fit = {"epochs": len(log.history["epoch"]), "best_epoch": log.best_epoch, **memory}
     row.seconds.update({f"fit_{phase}": value for phase, value in log.seconds.items()})
     _save(draft, log, method, exam if role == "teacher" else None, cell.device)
@@ -244,100 +244,7 @@ def _hidden(teacher: Cell, place: Place) -> Tensor:
     return load_model(teacher, place).inference(seen).hidden
 
 
-# ---- scoring --------------------------------------------------------------------------------
-
-
-def _evaluate(cell: Cell, place: Place, row: Row, draft: Path, exam: Exam, method: Method) -> None:
-    """Score every deployed variant; the first and only time that test labels are read."""
-    predictions = {}
-    reference = _teacher_predictions(cell, place)
-    for variant, model in method.deploy().items():
-        model.eval()
-        seen, unseen = predict(model, exam, cell.device)
-        numbers = {"params": float(model.num_parameters()), **_val_scores(exam, seen)}
-        if cell.evaluate_test:
-            scores, predicted = _test_scores(exam, seen, unseen, reference)
-            numbers.update(scores)
-            predictions[variant or "_"] = predicted.astype(np.int16)
-        row.variants[variant] = numbers
-    if predictions:
-        np.savez(draft / "predictions.npz", **predictions)  # type: ignore[arg-type]
-
-
-def deployed_graph(model: Method, exam: Exam, device: str, *, seen: bool = False) -> Graph:
-    """Return the graph a shipped model works on: no labels, and no edges unless it uses them."""
-    graph = exam.seen if seen else exam.graph
-    graph = graph.replace(y=torch.full_like(graph.y, -1))
-    return (graph if model.graph_use == "inference" else graph.without_edges()).to(device)
-
-
-@torch.no_grad()
-def predict(model: Method, exam: Exam, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits of the observed nodes [n, C] and of the unseen test nodes [m, C].
-
-    Observed nodes are computed on the observed graph, unseen ones on the whole graph.
-    """
-    seen = model.inference(deployed_graph(model, exam, device, seen=True)).logits
-    if not len(exam.split.test_unseen):
-        return seen.cpu().numpy(), np.zeros((0, seen.shape[1]), np.float32)
-    whole = deployed_graph(model, exam, device)
-    unseen = model(whole, exam.split.test_unseen.to(device)).logits
-    return seen.cpu().numpy(), unseen.cpu().numpy()
-
-
-def _accuracy(exam: Exam, labels: np.ndarray, predictions: np.ndarray) -> float:
-    return (exam.accuracy or metrics.accuracy)(labels, predictions)
-
-
-def _val_scores(exam: Exam, seen: np.ndarray) -> dict[str, float]:
-    val = exam.split.val
-    predicted = seen[exam.seen_ids(val).numpy()].argmax(axis=1)
-    return {"val_accuracy": _accuracy(exam, exam.graph.y[val].numpy(), predicted)}
-
-
-def _test_scores(
-    exam: Exam, seen: np.ndarray, unseen: np.ndarray, reference: np.ndarray | None
-) -> tuple[dict[str, float], np.ndarray]:
-    """Return the test metrics and the predictions of the scored nodes, observed before unseen."""
-    split, setting = exam.split, exam.protocol.setting
-    observed = seen[exam.seen_ids(split.test_observed).numpy()]
-    parts = {"transductive": [observed], "production": [observed, unseen], "inductive": [unseen]}
-    ids = {
-        "transductive": [split.test_observed],
-        "production": [split.test_observed, split.test_unseen],
-        "inductive": [split.test_unseen],
-    }[setting]
-    logits = np.concatenate(parts[setting])
-    labels = exam.graph.y[torch.cat(ids)].numpy()
-    predicted = logits.argmax(axis=1)
-    scores: dict[str, float] = {}
-    if setting != "inductive":
-        n = len(split.test_observed)
-        scores["tran_accuracy"] = _accuracy(exam, labels[:n], predicted[:n])
-    if setting != "transductive":
-        n = len(split.test_unseen)
-        scores["ind_accuracy"] = _accuracy(exam, labels[-n:], predicted[-n:])
-    if setting == "production":
-        rate = exam.protocol.hidden_rate
-        mixed = (1 - rate) * scores["tran_accuracy"] + rate * scores["ind_accuracy"]
-        scores["prod_accuracy"] = mixed
-    main = {"transductive": "tran", "production": "prod", "inductive": "ind"}[setting]
-    scores["test_accuracy"] = scores[f"{main}_accuracy"]
-    scores["macro_f1"] = metrics.macro_f1(labels, predicted)
-    scores["ece"] = metrics.expected_calibration_error(labels, logits)
-    if reference is not None:
-        scores["agreement"] = metrics.agreement(predicted, reference)
-    return scores, predicted
-
-
-def _teacher_predictions(cell: Cell, place: Place) -> np.ndarray | None:
-    teacher = cell.teacher_cell
-    if teacher is None or not cell.evaluate_test:
-        return None
-    row = place.store.read(teacher.key)
-    assert row is not None
-    with np.load(place.store.artefact(row, "predictions.npz")) as file:
-        return np.asarray(file["_"], dtype=np.int64)
+# ---- artefacts ------------------------------------------------------------------------------
 
 
 def _save(draft: Path, log: FitLog, method: Method, exam: Exam | None, device: str) -> None:

@@ -6,7 +6,7 @@ All tests and quantiles are scipy's, Holm's correction is statsmodels'.
 """
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -212,6 +212,46 @@ def against_published(
 def unbiased(std: float | None, n: int | None) -> float | None:
     """Turn a population std (ddof 0) of n runs into ddof 1: std sqrt(n / (n - 1))."""
     return std * math.sqrt(n / (n - 1)) if std is not None and n is not None and n > 1 else std
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """The best of n values drawn: its mean, and the interval that holds it at the level asked."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def best_of(values: Sequence[float], level: float = 0.8) -> list[BestOf]:
+    """Return what the best of n = 1 ... N values is, drawn from these N without replacement.
+
+    With the values in rising order, P(best <= v_i) = C(i, n) / C(N, n): all n are among the first
+    i. So E[best] = sum_i v_i (C(i, n) - C(i - 1, n)) / C(N, n). The interval goes from the
+    (1 - level) / 2 quantile to the (1 + level) / 2 one; for n = N it is the maximum alone.
+
+    Source: Dodge et al., "Show Your Work: Improved Reporting of Experimental Results", EMNLP 2019,
+    who draw with replacement; without, the mean is unbiased for independent trials (Tang et al.,
+    "Showing Your Work Doesn't Always Work", ACL 2020).
+
+    Args:
+        values: what a search found, higher is better, one for each trial; finite.
+        level: of the interval.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    total = len(ordered)
+    found = []
+    below = np.ones(total)  # P(best <= v_i) with i = 1 ... N, of no draw
+    for n in range(1, total + 1):
+        # C(i, n) / C(N, n) = C(i, n-1) / C(N, n-1) times (i - n + 1) / (N - n + 1)
+        ranks = np.arange(1, total + 1)
+        below = below * np.maximum(ranks - n + 1, 0) / (total - n + 1)
+        mean = float(ordered @ np.diff(below, prepend=0.0))
+        tails = np.searchsorted(np.round(below, 12), [(1 - level) / 2, (1 + level) / 2])
+        low, high = (float(ordered[min(i, total - 1)]) for i in tails)
+        found.append(BestOf(n, mean, low, high))
+    return found
 
 
 def _t_quantile(level: float, df: float) -> float:

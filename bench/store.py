@@ -11,10 +11,12 @@ A cell's folder is written beside its place and renamed into it, so a killed run
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -156,7 +158,7 @@ class Store:
     @contextlib.contextmanager
     def draft(self, key: str) -> Iterator[Path]:
         """Give a private folder for the artefacts of `key`; `write` publishes it."""
-        folder = self.root / "cells" / f".{key}-{os.getpid()}"
+        folder = self.root / "cells" / f".{key}-{_process()}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
@@ -171,7 +173,7 @@ class Store:
         data = {k: v for k, v in row.__dict__.items() if k != "cost"}
         _write_checked(draft / "row.json", data)
         place = self.folder(row.key)
-        older = place.with_name(f".old-{row.key}-{os.getpid()}")
+        older = place.with_name(f".old-{row.key}-{_process()}")
         for attempt in range(10):
             with contextlib.suppress(FileNotFoundError):
                 place.rename(older)
@@ -184,6 +186,15 @@ class Store:
             finally:
                 shutil.rmtree(older, ignore_errors=True)
         return row
+
+    def drop(self, row: Row, name: str) -> None:
+        """Remove an artefact that nobody needs any more, with its mention in the row."""
+        if name not in row.artefacts:
+            return
+        del row.artefacts[name]
+        data = {k: v for k, v in row.__dict__.items() if k != "cost"}
+        _write_checked(self.folder(row.key) / "row.json", data)
+        (self.folder(row.key) / name).unlink(missing_ok=True)
 
     def write_cost(self, key: str, cost: Mapping[str, Mapping[str, float]]) -> None:
         """Store the measured cost of a cell: variant -> {"latency_ms": ..., ...}."""
@@ -202,11 +213,11 @@ class Store:
         return place
 
     def sweep_out(self) -> None:
-        """Remove what dead runs left half-written (a live process keeps its own)."""
+        """Remove what dead runs of this host left half-written (a live process keeps its own)."""
         cells = self.root / "cells"
         for folder in cells.glob(".*-*") if cells.is_dir() else ():
-            pid = folder.name.rsplit("-", 1)[-1]
-            if pid.isdigit() and not _is_written(folder, int(pid)):
+            pid, _, host = folder.name.rsplit("-", 1)[-1].partition("@")
+            if pid.isdigit() and host in ("", _host()) and not _is_written(folder, int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     # -- sweeps ----------------------------------------------------------------------------
@@ -239,6 +250,16 @@ class Store:
         return sorted(p.stem for p in folder.glob("*.json")) if folder.is_dir() else []
 
 
+@functools.cache
+def _host() -> str:
+    """Name this host: a results folder may be shared by several."""
+    return _sha256(platform.node().encode())[:8]
+
+
+def _process() -> str:
+    return f"{os.getpid()}@{_host()}"
+
+
 def _is_written(folder: Path, pid: int) -> bool:
     """Whether the process that made a draft still runs, and is not another of the same number."""
     import psutil
@@ -262,7 +283,7 @@ def _write_checked(path: Path, data: Mapping[str, Any]) -> None:
     """Write JSON that carries the sha256 of its own content, atomically; NaN becomes null."""
     plain = json.loads(json.dumps(data), parse_constant=lambda _: None)
     text = json.dumps({**plain, "sha256": _sha256(_canonical(plain))}, indent=1)
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    partial = path.with_name(f".{path.name}-{_process()}")
     partial.write_text(text + "\n")
     partial.replace(path)
 

@@ -19,41 +19,14 @@ from pydantic import (
     model_validator,
 )
 
+from bench.entry import Entry
 from bench.hparams import nearest, unknown
-from bench.sweep_file import MistakeError, Origin, parse, scalar
+from bench.sweep_file import MAX_SEED, MistakeError, Origin, parse, parse_seeds, scalar
+from bench.tuning import Tuning
 
 SPLITS = ("public", "random", "official", "ratio", "default")
 SETTINGS = ("transductive", "production", "inductive")
-MAX_SEED = 2**31 - 1
-MAX_SEEDS = 10_000
 _AXES = ("datasets", "splits", "settings", "teachers", "students")
-
-
-class Entry(BaseModel):
-    """One teacher or student of a sweep: `name[:preset]`, a label, overrides."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str
-    label: str = ""
-    config: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("label")
-    @classmethod
-    def _printable(cls, value: str) -> str:
-        if value != value.strip() or not value.isprintable():
-            raise ValueError(f"label {value!r} is not one printable line without outer spaces")
-        return value
-
-    @property
-    def shown(self) -> str:
-        """The label in tables."""
-        return self.label or self.name
-
-    @property
-    def method(self) -> str:
-        """The name without its preset."""
-        return self.name.partition(":")[0]
 
 
 class Sweep(BaseModel):
@@ -77,6 +50,8 @@ class Sweep(BaseModel):
     config: dict[str, dict[str, Any]] = Field(default_factory=dict)  # overrides by label or name
     device: Literal["cpu", "cuda"] = "cpu"
     cost_seeds: int = Field(default=3, ge=0)  # latency is measured for the first so many seeds
+    baseline: str = ""  # label of the student that the report compares the others with
+    tune: Tuning | None = None  # what `gkdbench tune` does
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
@@ -121,32 +96,32 @@ class Sweep(BaseModel):
     @model_validator(mode="after")
     def _nothing_twice(self) -> "Sweep":
         for axis in (*_AXES, "seeds"):
-            values = [v.shown if isinstance(v, Entry) else v for v in getattr(self, axis) or []]
-            for position, value in enumerate(values):
-                if value in values[:position]:
+            named = self.entries(axis) if axis in _AXES[-2:] else enumerate(getattr(self, axis))
+            seen = set()
+            for position, entry in named:
+                value = entry.shown if isinstance(entry, Entry) else entry
+                if value in seen:
                     hint = "; give each its own `label`" if axis in _AXES[-2:] else ""
                     raise MistakeError(f"'{value}' stands twice in {axis}{hint}", axis, position)
+                seen.add(value)
         if not self.teachers and not self.students:
             raise ValueError("a sweep needs teachers, students or both; it has neither")
         return self
 
+    @model_validator(mode="after")
+    def _tunes_on_other_seeds(self) -> "Sweep":
+        both = sorted(set(self.seeds) & set(self.tune.seeds)) if self.tune else []
+        if both:
+            raise MistakeError(
+                f"seed {both[0]} is tuned on and reported; tuning needs seeds of its own",
+                *("tune", "seeds"),
+            )
+        return self
 
-def parse_seeds(value: Any) -> Any:
-    """Read seeds: 3, "0-9", "0,2,5-7" or a list of whole numbers."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return [value]
-    if isinstance(value, list | tuple | range):
-        return list(value)
-    seeds: list[int] = []
-    for part in value.split(",") if isinstance(value, str) else ("",):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
-            raise ValueError(f"seeds '{value}' cannot be read; write 0-9, or 0,2,5-7, or a list")
-        if last - first >= MAX_SEEDS:
-            raise ValueError(f"seeds '{value}' are more than {MAX_SEEDS:,}; give fewer")
-        seeds += range(first, last + 1)
-    return seeds
+    def entries(self, axis: str) -> list[tuple[int, Entry]]:
+        """List the `teachers` or `students`, grids spelled out, with their places in the file."""
+        written: list[Entry] = getattr(self, axis) or []
+        return [(place, point) for place, entry in enumerate(written) for point in entry.points()]
 
 
 # ---- reading --------------------------------------------------------------------------------
@@ -195,7 +170,20 @@ def make(content: Mapping[str, Any], origin: Origin | None = None) -> Sweep:
         where = [*first["loc"], *getattr(first.get("ctx", {}).get("error"), "where", ())]
         raise ValueError(f"{origin.place(where)}: {_sentence(first)}") from error
     sweep._origin = origin
-    return sweep
+    return _with_known_baseline(sweep)
+
+
+def _with_known_baseline(sweep: Sweep) -> Sweep:
+    """Refuse a baseline of nobody; drop a file's where the command line chose other students."""
+    label, _, variant = sweep.baseline.partition("@")
+    students = {entry.shown for _, entry in sweep.entries("students")}
+    if not sweep.baseline or sweep.baseline in students or (variant and label in students):
+        return sweep
+    if ("students",) in sweep._origin.given and sweep._origin.wrote(("baseline",)):
+        sweep.baseline = ""
+        return sweep
+    refused = unknown("baseline", sweep.baseline, students)
+    raise ValueError(f"{sweep._origin.place(('baseline',))}: {refused}")
 
 
 _WANTED = {
@@ -214,7 +202,7 @@ def _sentence(error: Any) -> str:
     where = error["loc"]
     name = ".".join(str(key) for key in where)
     if error["type"] == "extra_forbidden":
-        model = Entry if len(where) > 1 else Sweep
+        model = Sweep if len(where) == 1 else Tuning if where[0] == "tune" else Entry
         return str(unknown("key", where[-1], model.model_fields))
     if error["type"] == "missing":
         return f"key '{name}' is missing"
@@ -227,7 +215,7 @@ def _sentence(error: Any) -> str:
 
 
 def _override(content: dict[str, Any], overrides: Iterable[str], origin: Origin) -> None:
-    """Apply `key=value` (a key of the sweep) and `method.key=value` (a hyper-parameter)."""
+    """Apply `key=value`, `tune.key=value` and `method.key=value` (a hyper-parameter)."""
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals or not key:
@@ -244,6 +232,13 @@ def _override(content: dict[str, Any], overrides: Iterable[str], origin: Origin)
         if not dot:
             content[key] = _listed(value) if key in _AXES else value
             origin.given.append((key,))
+            continue
+        if method == "tune":
+            tune = content["tune"] = content.get("tune") or {}
+            if not isinstance(tune, dict):
+                raise ValueError(f"{origin.place(['tune'])}: tune is not a mapping")
+            tune[hyper] = value
+            origin.given.append(("tune", hyper))
             continue
         config = content.setdefault("config", {})
         if not isinstance(config, dict) or not isinstance(config.setdefault(method, {}), dict):

@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+MAX_SEED = 2**31 - 1
+MAX_SEEDS = 10_000
+
 
 class MistakeError(ValueError):
     """What is wrong with a sweep, and where: a path of keys and positions."""
@@ -125,3 +128,21 @@ class _Loader(yaml.SafeLoader):
 for _name, (_rule, _first) in _RULES.items():
     _Loader.add_implicit_resolver(_TYPES + _name, re.compile(rf"^(?:{_rule})$"), list(_first))
 _Loader.add_constructor(_TYPES + "int", lambda _, node: int(node.value))
+
+
+def parse_seeds(value: Any) -> Any:
+    """Read seeds: 3, "0-9", "0,2,5-7" or a list of whole numbers."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
+    if isinstance(value, list | tuple | range):
+        return list(value)
+    seeds: list[int] = []
+    for part in value.split(",") if isinstance(value, str) else ("",):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise ValueError(f"seeds '{value}' cannot be read; write 0-9, or 0,2,5-7, or a list")
+        if last - first >= MAX_SEEDS:
+            raise ValueError(f"seeds '{value}' are more than {MAX_SEEDS:,}; give fewer")
+        seeds += range(first, last + 1)
+    return seeds

@@ -176,6 +176,27 @@ def latex(table: Table, label: str, legend: str = "") -> str:
     )
 
 
+def latex_document(title: str, included: str, told: Iterable[str]) -> str:
+    """Write a document that includes a file of tables and tells below how to read them."""
+    items = "\n".join(rf"\item {escape_latex(sentence)}" for sentence in told)
+    return rf"""\documentclass[10pt]{{article}}
+\usepackage[T1]{{fontenc}}
+\usepackage{{lmodern}}
+\usepackage[a4paper,landscape,margin=18mm]{{geometry}}
+\usepackage{{booktabs,graphicx}}
+\makeatletter\def\fps@table{{htbp}}\makeatother % tables stay where they are
+\begin{{document}}
+\section*{{{escape_latex(title)}}}
+\input{{{included}}}
+\clearpage
+\subsection*{{How to read}}
+\begin{{itemize}}
+{items}
+\end{{itemize}}
+\end{{document}}
+"""
+
+
 def _latex_body(table: Table) -> Iterator[str]:
     for i, row in enumerate(table.rows):
         if row.heading and i:

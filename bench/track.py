@@ -158,7 +158,8 @@ class Tracker:
         run_id = run.info.run_id
         self._log_numbers(run_id, entry)
         self._log_dataset(run_id, entry.cell)
-        for name in ("row.json", "history.json"):  # row.json has the resolved configurations
+        # row.json has the resolved configurations
+        for name in ("row.json", "history.json", "experts.npz"):
             if (entry.folder / name).is_file():
                 self.client.log_artifact(run_id, str(entry.folder / name))
         self.client.set_terminated(run_id, content.run_status([row.status]), end)
@@ -239,11 +240,15 @@ class Tracker:
 def replay(store: Store, uri: str | None = None) -> dict[str, int]:
     """Fill a tracking store from the results folder; return the runs written for each sweep.
 
+    The studies of a tuning are an experiment of their own, `<sweep> (tuning)`.
+
     What is there already stays, so an empty and an incomplete store end up the same.
     """
+    from bench import track_study
+
     tracker, counts = Tracker(store, uri), {}
     for sweep in store.sweeps():
         cells = planned(store, sweep)
         counts[sweep] = tracker.log_rows(sweep, list(cells), cells=cells)
         tracker.finish(sweep)
-    return counts
+    return counts | track_study.replay(store, tracker.uri)

@@ -66,7 +66,12 @@ def group_name(cell: Cell) -> str:
 
     What differs comes first: MLflow's run table shows about 16 characters.
     """
-    *place, teacher, student = cell.group
+    return name_of(cell.group)
+
+
+def name_of(group: Sequence[str]) -> str:
+    """Name a (dataset, split, setting, teacher, student)."""
+    *place, teacher, student = group
     origin = f" from {teacher}" if teacher and student else "" if student else " (teacher)"
     return f"{student or teacher} on {' / '.join(place)}{origin}"
 
@@ -95,7 +100,7 @@ def params(cell: Cell) -> dict[str, str]:
         if choice:
             flat[f"{role}.name"] = choice["name"]
             flat.update({f"{role}.{k}": v for k, v in choice["config"].items()})
-    return {_legal(k): _text(v)[:TEXT_LIMIT] for k, v in {**flat, **asked}.items()}
+    return {legal(k): text_of(v)[:TEXT_LIMIT] for k, v in {**flat, **asked}.items()}
 
 
 def metrics(row: Row) -> dict[str, float]:
@@ -107,7 +112,7 @@ def metrics(row: Row) -> dict[str, float]:
     for phase, seconds in row.seconds.items():
         found["train_seconds" if phase == "train" else f"seconds_{phase}"] = seconds
     found.update(row.fit)
-    return {_legal(k): float(v) for k, v in found.items() if _is_number(v)}
+    return {legal(k): float(v) for k, v in found.items() if is_number(v)}
 
 
 def curves(history: Mapping[str, Sequence[Any]], best: Any) -> list[tuple[str, int, float, float]]:
@@ -120,11 +125,11 @@ def curves(history: Mapping[str, Sequence[Any]], best: Any) -> list[tuple[str, i
     stride = math.ceil(len(epochs) / CURVE_POINTS) or 1
     kept = [i for i, e in enumerate(epochs) if i % stride == 0 or i == last or e == best]
     return [
-        (_legal(f"history/{name}"), int(epochs[i]), float(values[i]), (i + 1) / (last + 1))
+        (legal(f"history/{name}"), int(epochs[i]), float(values[i]), (i + 1) / (last + 1))
         for name, values in history.items()
         if name != "epoch"
         for i in kept
-        if i < len(values) and _is_number(values[i])
+        if i < len(values) and is_number(values[i])
     ]
 
 
@@ -222,7 +227,7 @@ def _shown(metric: str, mean: float, spread: float | None) -> str:
     return f"{' ± '.join(shown)} {unit}".strip()
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Write a value the same whether it comes from a sweep (tuples) or from a row (lists)."""
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -231,10 +236,11 @@ def _suffix(variant: str) -> str:
     return f".{variant.lstrip('@')}" if variant else ""
 
 
-def _legal(name: str) -> str:
+def legal(name: str) -> str:
     """Replace the characters that MLflow refuses in names."""
     return re.sub(r"[^/\w.\- ]", "-", name)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether MLflow can store it as a metric."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,9 +10,9 @@ from bench.results import CorruptError, Row, Store
 from bench.track_content import Entry, child_note, group_name
 from bench.track_store import stamp
 
+TUNING = " (tuning)"  # ends the name of an experiment; no sweep can be called so
 UI_TAGS = {  # the columns and charts for models, not those for language-model traces
     "mlflow.experimentKind": "custom_model_development",
-    "mlflow.experiment.primaryMetric.name": "test_accuracy",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
 }
 
@@ -36,6 +36,8 @@ class Tracked:
     groups: dict[str, str] = field(default_factory=dict)  # parent run id by Entry.group
     report: str = ""
     stamps: dict[str, str] = field(default_factory=dict)  # of the rows seen by this process
+    studies: dict[str, Child] = field(default_factory=dict)  # of a tuning, by id
+    trials: dict[tuple[str, int], Child] = field(default_factory=dict)  # by study and number
 
     def lacks(self, entry: Entry) -> bool:
         """Whether this row, as it is now, has no run."""
@@ -54,7 +56,9 @@ def look(client: Any, sweep: str, artifacts: str | None) -> Tracked:
     """Find or create the experiment of a sweep, and list its runs in one search."""
     found = client.get_experiment_by_name(sweep)
     if found is None:
-        return Tracked(client.create_experiment(sweep, artifacts, UI_TAGS))
+        first = "val_accuracy_mean" if sweep.endswith(TUNING) else "test_accuracy"
+        tags = {**UI_TAGS, "mlflow.experiment.primaryMetric.name": first}
+        return Tracked(client.create_experiment(sweep, artifacts, tags))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     tracked = Tracked(found.experiment_id)
@@ -67,6 +71,15 @@ def look(client: Any, sweep: str, artifacts: str | None) -> Tracked:
             names = ("row", "teacher_key", "teacher_run_id")
             known = (tags.get(f"gkdbench.{name}", "") for name in names)
             tracked.cells[tags["gkdbench.key"]] = Child(run_id, *known)
+        elif kind == "trial" and run.info.status == "RUNNING":
+            client.delete_run(run_id)
+        elif kind in ("study", "trial"):
+            known = (tags.get(f"gkdbench.{name}", "") for name in ("record", "teacher_key"))
+            child, study = Child(run_id, *known), tags["gkdbench.study"]
+            if kind == "study":
+                tracked.studies[study] = child
+            else:
+                tracked.trials[study, int(tags["gkdbench.trial"])] = child
         elif kind == "group":
             tracked.groups[tags["gkdbench.group"]] = run_id
         elif kind == "report":

@@ -140,11 +140,15 @@ def needs_tracking(
     store: Store, sweep: str, keys: Sequence[str], uri: str | None = None
 ) -> list[str]:
     """Return the keys whose rows are not, or not as they are now, in the tracking store."""
-    uri = uri or default_uri(store.root)
-    here = not uri.startswith("sqlite:") or _sqlite_path(uri).is_file()
-    known = _known(store, sweep, uri) if here else {}
+    known = noted(store, sweep, uri or default_uri(store.root))
     stamps = {key: stamp(store, key) for key in keys}
     return [key for key, value in stamps.items() if value and known.get(key) != value]
+
+
+def noted(store: Store, sweep: str, uri: str) -> dict[str, str]:
+    """Return the stamps noted for a sweep; none where the store is gone."""
+    here = not uri.startswith("sqlite:") or _sqlite_path(uri).is_file()
+    return _known(store, sweep, uri) if here else {}
 
 
 def remember(store: Store, sweep: str, uri: str, stamps: Mapping[str, str]) -> None:

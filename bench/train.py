@@ -6,8 +6,9 @@ The loop is a function, so a method may call it several times (warm-up, then tra
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,25 @@ from bench.graph import Task
 from bench.hparams import TrainConfig, derive_seed
 from bench.method import DivergedError, FitLog, Method, Step
 
+REPORT_EVERY = 5  # epochs: by count and not by time, so that the same scores are reported each time
+
+Listener = Callable[[int, float], bool]  # (epoch, val accuracy of this epoch) -> whether to go on
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+class StoppedError(Exception):
+    """Whoever listens to a fit asked it to stop."""
+
+
+@contextmanager
+def heard(listener: Listener | None) -> Iterator[None]:
+    """Let `listener` hear of every fifth epoch of the fits in here, and end them with its False."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
 
 @contextmanager
 def seeded(seed: int, *purpose: object) -> Iterator[torch.Generator]:
@@ -29,7 +49,9 @@ def seeded(seed: int, *purpose: object) -> Iterator[torch.Generator]:
         yield torch.Generator().manual_seed(value ^ 1)
 
 
-def fit(method: Method, task: Task, config: TrainConfig | None = None) -> FitLog:
+def fit(
+    method: Method, task: Task, config: TrainConfig | None = None, *, final: bool = True
+) -> FitLog:
     """Train `method` on `task` with Adam.
 
     With `selection="val"` (the default) every epoch is scored on the val nodes, a tie counts as an
@@ -40,11 +62,14 @@ def fit(method: Method, task: Task, config: TrainConfig | None = None) -> FitLog
         method: changed in place; left in eval mode.
         task: what the method may see.
         config: replaces `method.config` (for one phase of several).
+        final: whether this is the last phase of a fit: no other one reports to who listens.
 
     Raises:
         DivergedError: the loss of an epoch is not finite.
+        StoppedError: who listens (`heard`) asked for it.
     """
     config = config or method.config
+    listener = _listener.get() if final else None
     clock = {"train": 0.0, "validate": 0.0}
     history: dict[str, list[float]] = {"epoch": [], "loss": []}
     best = _Best(method, config.patience) if config.selection == "val" else None
@@ -69,6 +94,8 @@ def fit(method: Method, task: Task, config: TrainConfig | None = None) -> FitLog
             clock["validate"] += time.perf_counter() - middle
             if stop:
                 break
+            if listener and (epoch + 1) % REPORT_EVERY == 0 and not listener(epoch, accuracy):
+                raise StoppedError(f"stopped after epoch {epoch}")
     if best is not None:
         best.restore()
     method.eval()

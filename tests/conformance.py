@@ -25,7 +25,7 @@ from tests import toys
 XFAIL: dict[tuple[str, str], str] = {}  # (name, check): why; an unexpected pass fails
 
 # Values that keep a check small, for whichever of these hyper-parameters a method has.
-SMALL = {"hidden_dim": 16, "max_epochs": 3, "batch_size": 32}
+SMALL = {"hidden_dim": 16, "max_epochs": 3, "batch_size": 32, "num_stages": 2}
 CAPS = {
     "num_layers": 3
 }  # of the upper corner; three layers, as the default of `fanouts` has numbers

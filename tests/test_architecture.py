@@ -19,27 +19,41 @@ LAYERS: dict[str, list[str]] = {
         *("data", "readers", "encodings", "reliability"),
         *("expert_kernels", "mixture", "experts"),
     ],
-    "contract": ["method", "train", "recipe"],
+    "contract": ["method", "train", "recipe", "stages", "progressive"],
     "plug-ins": ["datasets", "teachers", "students"],
     "records": [
-        *("cell", "registry", "protocol", "cost", "sweep", "sweep_file", "expand"),
-        *("results", "store", "stats", "tables", "published"),
+        *("cell", "registry", "protocol", "cost", "sweep", "sweep_file", "expand", "entry"),
+        *("results", "store", "place", "stats", "tables", "published", "diagnose"),
+        *("space", "tuning"),
     ],
     "reports": ["reports"],
     "composition": [
-        *("run", "engine", "launch", "tune"),
-        *("track", "track_content", "track_index", "track_store"),
+        *(
+            "score",
+            "run",
+            "engine",
+            "pool",
+            "cluster",
+            "cluster_worker",
+            "launch",
+            "tune",
+            "study",
+            "hunt",
+        ),
+        *("track", "track_content", "track_index", "track_store", "track_study", "track_trials"),
+        "launch_tune",
     ],
-    "edge": ["bench", "__main__", "cli", "listing", "doctor", "progress"],
+    "edge": ["bench", "__main__", "cli", "listing", "listing_tune", "doctor", "progress"],
 }
 PLUGINS = ("datasets", "teachers", "students")
 REPORTS_READ = {"results", "store", "stats", "tables", "metrics", "published", "reports", "bench"}
+REPORTS_READ |= {"tuning"}
 # Only these files import it, and only inside functions.
 OWNERS = {
-    "mlflow": {"track", "track_content", "track_index", "track_store"},
-    "optuna": {"tune"},
-    "dask": {"engine"},
-    "distributed": {"engine"},
+    "mlflow": {"track", "track_content", "track_index", "track_store", "track_study"},
+    "optuna": {"study"},
+    "dask": {"cluster", "cluster_worker"},
+    "distributed": {"cluster", "cluster_worker"},
     "torch_geometric": {"datasets", "encodings"},
     "ogb": {"datasets"},
 }

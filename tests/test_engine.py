@@ -1,43 +1,25 @@
-import os
-import signal
-import subprocess
-import sys
-
-import psutil
 import pytest
 
 from bench import engine
-from bench.engine import Plan, plan, run_cells
+from bench.engine import Plan, Report, Stopped, open_engine, plan, run_cells
 from bench.expand import expand
-from bench.results import tidy
+from bench.results import Row
 from bench.run import Place
 from bench.sweep import from_overrides
+from bench.train import REPORT_EVERY
 from tests import outside
-
-SMALL = "synthetic:nodes=300,degree=6,classes=3"
-MEASURED = ("train_seconds", "peak_memory_mib", "seconds_", "ran.")  # may differ between runs
+from tests.cells import cell_of, cells_of, drained, result
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _outsiders(tmp_path_factory):
-    with outside.installed(tmp_path_factory.mktemp("outside")):
+@pytest.fixture
+def outsiders(tmp_path):
+    with outside.installed(tmp_path):
         yield
 
 
-def cells_of(*texts: str):
-    fixed = [f"datasets={SMALL}", "splits=random"]
-    names = "gcn,mlp,glnn,die,sleep,fail"
-    given = [part for text in texts if "s=" in text for part in text.partition("=")[2].split(",")]
-    epochs = [f"{name}.max_epochs=4" for name in names.split(",") if name in given]
-    return expand(from_overrides([*fixed, *texts, *epochs]), None)
-
-
-def result(rows):
-    """Rows by key, without what is measured and provenance."""
-    return {
-        record["key"]: {k: v for k, v in record.items() if not k.startswith(MEASURED)}
-        for record in tidy(rows)
-    }
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path / "results", tmp_path)
 
 
 # ---- planning -------------------------------------------------------------------------------
@@ -57,62 +39,157 @@ def test_a_plan_never_takes_more_than_the_cores(monkeypatch):
     assert plan(small, timeout=3.0).timeout == 3.0
 
 
-# ---- workers --------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "dusk"}, "unknown engine 'dusk'; did you mean 'dask'? known: dask, local"),
+        ({"kind": "dask"}, "engine 'dask' needs the address of its scheduler"),
+        ({"scheduler": "tcp://a:1"}, "a scheduler is given, and the engine is 'local'"),
+    ],
+)
+def test_an_engine_that_cannot_be_opened_says_why(place, options, message):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        open_engine(place, Plan(1, 1), **options)
+    assert message in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def mixed(_outsiders, tmp_path_factory):
-    """A sweep in two workers in which cells die, hang and fail: (cells, rows, place, notes)."""
-    folder = tmp_path_factory.mktemp("mixed")
-    cells = cells_of("students=die,sleep")
-    cells += cells_of("teachers=gcn", "students=mlp,glnn,fail", "seeds=0-1")
-    place = Place(folder / "results", folder)
-    stale = place.store.root / "cells" / f".{'0' * 32}-999999999"
-    stale.mkdir(parents=True)
-    os.environ.update(SLEEP_SECONDS="60", SLEEP_MARK=str(folder / "mark"))
-    try:
-        rows = list(run_cells(cells, place, Plan(2, 1, timeout=3.0)))
-    finally:
-        os.environ.pop("SLEEP_SECONDS")
-    return cells, rows, place
+# ---- the order ------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_a_worker_that_dies_or_hangs_costs_its_cell_only(mixed):
-    cells, rows, _ = mixed
-    assert {row.key for row in rows} == {cell.key for cell in cells}
-    assert len(rows) == len(cells)
-    label = {cell.key: cell.group[4] or cell.group[3] for cell in cells}
-    found = {(label[row.key], row.status, row.reason) for row in rows}
-    assert found == {
-        ("gcn", "ok", ""),
-        ("mlp", "ok", ""),
-        ("glnn", "ok", ""),
-        ("fail", "failed", "RuntimeError: the fuse\nburnt"),
-        ("die", "failed", "its worker was ended by SIGKILL, most likely for want of memory"),
-        ("sleep", "timeout", "took longer than 3 s"),
-    }
+def test_teachers_come_first_and_near_cells_before_far_ones():
+    cells = cells_of("teachers=gcn", "students=mlp", "seeds=0-1")
+    jobs = {(c.seed, c.group[4]): engine.Job(c) for c in cells}
+    queue = engine.Queue()
+    for at in [(0, "mlp"), (1, "mlp"), (0, ""), (1, "")]:
+        queue.put(jobs[at])
+    taken = [queue.take(jobs[1, ""].data) for _ in range(2)]
+    taken += [queue.take() for _ in range(2)]
+    assert taken == [jobs[1, ""], jobs[1, "mlp"], jobs[0, ""], jobs[0, "mlp"]]
+    assert not queue
 
 
-@pytest.mark.slow
-def test_afterwards_no_worker_and_no_draft_is_left(mixed):
-    _, _, place = mixed
-    assert [p.name for p in (place.store.root / "cells").iterdir() if p.name[0] == "."] == []
-    kids = psutil.Process().children(recursive=True)
-    assert not [kid for kid in kids if "--multiprocessing-fork" in kid.cmdline()]
+def test_a_job_leaves_the_queue_once():
+    jobs = [engine.Job(cell) for cell in cells_of("students=mlp", "seeds=0-1")]
+    queue = engine.Queue()
+    for job in jobs:
+        queue.put(job)
+    assert queue.remove(jobs[0])
+    assert not queue.remove(jobs[0])
+    assert queue.take() is jobs[1]
 
 
-@pytest.mark.slow
-def test_one_process_gives_the_same_rows_as_two(mixed, tmp_path):
-    cells, rows, _ = mixed
-    alone = [cell for cell in cells if cell.group[4] not in ("die", "sleep")]
-    here = result(run_cells(alone, Place(tmp_path, tmp_path), Plan(1, 1)))
-    there = result(rows)
-    assert here == {key: there[key] for key in here}
+def test_a_teacher_runs_first_and_once_without_being_submitted(place):
+    cells = cells_of("teachers=gcn", "students=glnn", "seeds=0-1")
+    teachers = [c for c in cells if c.student is None]
+    students = [c for c in cells if c.student is not None]
+    with open_engine(place, Plan(1, 1)) as runner:
+        for cell in students:
+            runner.submit(cell)
+        runner.submit(teachers[0])  # it is on its way already
+        assert runner.waiting == 3
+        order = [event.key for event in drained(runner)]
+        assert runner.waiting == 0
+        assert set(order[:2]) == {c.key for c in teachers}
+        assert set(order[2:]) == {c.key for c in students}
+        runner.submit(students[0])  # its row is there now, and so is its teacher's
+        assert [event.key for event in drained(runner)] == [students[0].key]
 
 
-def test_no_cell_needs_no_worker(tmp_path):
-    assert list(run_cells([], Place(tmp_path, tmp_path), Plan(2, 1))) == []
+def test_a_teacher_that_failed_before_runs_again_but_once(place, outsiders):
+    cells = cells_of("teachers=chalkless", "students=glnn", "seeds=0-1")
+    for _ in range(2):
+        with open_engine(place, Plan(1, 1)) as runner:
+            for cell in cells:
+                if cell.student:
+                    runner.submit(cell)
+            rows = drained(runner)
+        reasons = [row.reason for row in rows]
+        assert reasons.count("RuntimeError: no chalk") == 2
+        assert len(reasons) == 4
+
+
+# ---- events ---------------------------------------------------------------------------------
+
+
+def test_nothing_to_run_is_no_event(place):
+    with open_engine(place, Plan(1, 1)) as runner:
+        assert runner.events() == []
+        assert runner.events(timeout=0.0) == []
+        assert runner.slots == 1
+
+
+def test_reports_are_the_curve_at_every_fifth_epoch(place):
+    cell = cell_of("students=mlp", "mlp.max_epochs=23")
+    with open_engine(place, Plan(1, 1)) as runner:
+        runner.submit(cell, reports=True)
+        *reports, row = drained(runner)
+    curve = place.store.history(cell.key)["val_accuracy"]
+    assert REPORT_EVERY == 5
+    assert reports == [Report(cell.key, epoch, curve[epoch]) for epoch in (4, 9, 14, 19)]
+    assert row.fit["epochs"] == 23
+
+
+def test_a_listener_changes_no_result(place, tmp_path):
+    cells = cells_of("teachers=gcn", "students=glnn")
+    other = Place(tmp_path / "other", tmp_path)
+    heard = []
+    listened = list(run_cells(cells, place, Plan(1, 1), on_report=heard.append))
+    assert result(listened) == result(run_cells(cells, other, Plan(1, 1)))
+    assert heard == []  # four epochs each
+
+
+def test_a_fit_whose_score_is_not_good_enough_ends_and_leaves_nothing(place):
+    cell = cell_of("teachers=gcn", "students=glnn", "glnn.max_epochs=400")
+    asked = []
+
+    def decide(report):
+        asked.append(report.epoch)
+        return report.epoch < 12
+
+    with open_engine(place, Plan(1, 1)) as runner:
+        runner.submit(cell, decide=decide)
+        teacher, stopped = drained(runner)
+    assert isinstance(teacher, Row)
+    assert stopped == Stopped(cell.key)
+    assert asked == [4, 9, 14]
+    assert place.store.keys() == [teacher.key]
+    assert len(list((place.results / "cells").iterdir())) == 1
+
+
+def test_only_the_cell_itself_reports_and_not_its_teacher(place):
+    cell = cell_of("teachers=gcn", "students=glnn", "gcn.max_epochs=10", "glnn.max_epochs=10")
+    with open_engine(place, Plan(1, 1)) as runner:
+        runner.submit(cell, reports=True)
+        events = drained(runner)
+    assert [e.epoch for e in events if isinstance(e, Report)] == [4, 9]
+
+
+def test_a_cell_in_the_queue_is_stopped_at_once(place):
+    cells = cells_of("teachers=gcn", "students=glnn", "seeds=0-1")
+    with open_engine(place, Plan(1, 1)) as runner:
+        for cell in cells:
+            runner.submit(cell)
+        student = next(c for c in cells if c.student)  # it waits for its teacher
+        runner.stop(student.key)
+        assert runner.events() == [Stopped(student.key)]
+        runner.stop(student.key)  # which is over
+        assert {event.key for event in drained(runner)} == {c.key for c in cells} - {student.key}
+        runner.submit(student)
+        (row,) = drained(runner)
+    assert row.status == "ok"
+
+
+# ---- rows -----------------------------------------------------------------------------------
+
+
+def test_no_cell_needs_no_worker(place):
+    assert list(run_cells([], place, Plan(2, 1))) == []
+
+
+def test_rows_that_were_not_asked_for_are_not_yielded(place):
+    cell = cell_of("teachers=gcn", "students=glnn")
+    assert [row.key for row in run_cells([cell], place, Plan(1, 1))] == [cell.key]
+    assert len(place.store.keys()) == 2
 
 
 def test_an_error_outside_of_the_cells_ends_the_run(tmp_path, monkeypatch):
@@ -136,11 +213,3 @@ def test_an_interrupt_in_this_process_leaves_what_is_finished(tmp_path):
     again = {row.key: row for row in run_cells(cells, Place(tmp_path, tmp_path), Plan(1, 1))}
     assert len(again) == 3
     assert again[first.key].ran["started"] == started
-
-
-def test_a_process_started_sheltered_gets_no_interrupt():
-    program = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
-    with engine._without_interrupts():
-        done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert done.stdout == "True\n"
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -104,3 +104,11 @@ def test_the_draws_are_those_of_version_1():
     # A change here changes every result with dropout: raise SCHEMA in cell.py with it.
     rows = ["".join(map(str, row)) for row in mask(5, (4, 8), 0.5).astype(int)]
     assert rows == ["10001011", "00011110", "10010111", "10110000"]
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+def test_keeping_memory_is_silent_where_the_c_library_is_another_one(monkeypatch):
+    monkeypatch.setattr(kernels.ctypes, "CDLL", lambda _: object())
+    assert not kernels.keep_memory()

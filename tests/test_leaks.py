@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from bench import data, registry, run
+from bench import data, registry, run, score
 from bench.cell import Cell, Choice, Protocol
 from bench.datasets import npz, planetoid
 from bench.encodings import Encoding, spread
@@ -61,7 +61,7 @@ def fitted(exam: Exam, role: str, name: str, selection: str, teacher=None, **val
     model = run.build(role, name, config, task)
     history = model.fit(task).history
     with torch.no_grad():
-        output = model.eval().inference(run.deployed_graph(model, exam, "cpu", seen=True))
+        output = model.eval().inference(score.deployed_graph(model, exam, "cpu", seen=True))
     return model, history, output
 
 

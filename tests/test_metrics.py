@@ -74,3 +74,11 @@ def test_every_metric_says_how_to_read_it():
     lower = {name for name, metric in METRICS.items() if not metric.higher_is_better}
     assert not any("accuracy" in name for name in lower)
     assert {"ece", "latency_ms", "params"} <= lower
+
+
+def test_a_diagnostic_belongs_to_a_family_and_strata_are_accuracies():
+    families = {metric.family for metric in METRICS.values() if metric.family}
+    assert families == {"degree", "class size", "neighbours", "distance", "experts"}
+    strata = [name for name, m in METRICS.items() if m.family and m.family != "experts"]
+    assert all(name.startswith("accuracy_") and METRICS[name].unit == "%" for name in strata)
+    assert not METRICS["test_accuracy"].family

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bench import mixture
+from bench import kernels, mixture
 from bench.cost import count_macs
 from bench.mixture import Inputs, Routing, credit_scale, dense_mixture, sparse_mixture
 from tests import toys
@@ -150,8 +150,31 @@ def test_gradients_of_cosines_are_those_of_the_definition():
     ours = gradients(lambda x: Inputs(None, None, x).cosines(directions)[0], x)
     unit = torch.nn.functional.normalize
     torch.testing.assert_close(ours, gradients(lambda x: unit(x, dim=1) @ directions.T, x))
+    ours = gradients(lambda x, m: Inputs(None, None, x).cosines(m)[0], x, directions)
+    torch.testing.assert_close(
+        ours, gradients(lambda x, m: unit(x, dim=1) @ m.T, x, directions), atol=1e-5, rtol=1e-5
+    )
     (none,) = gradients(lambda x: Inputs(None, None, x).cosines(directions)[0], x * 0)
     assert not none.any()
+
+
+def test_experts_are_bit_equal_for_any_number_of_threads():
+    x, routed = matrix(0.9), routing(3, 2)
+    found = []
+    threads = kernels.threads()
+    try:
+        for count in (1, 2):
+            kernels.set_threads(count)
+            torch.manual_seed(0)
+            weight = draw(3, SIZE_IN, SIZE_OUT, seed=3).requires_grad_()
+            rows = x.to_dense().requires_grad_()
+            out = dense_mixture(zeros(), rows, weight, routed, 0.5)
+            out = sparse_mixture(out, x, torch.arange(ROWS), weight, routed, 0.5)
+            out.square().sum().backward()
+            found.append((out.detach(), weight.grad, rows.grad))
+    finally:
+        kernels.set_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 # ---- dropout --------------------------------------------------------------------------------

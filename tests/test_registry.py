@@ -114,6 +114,18 @@ def test_every_preset_says_where_it_is_from_and_uses_known_words(role, name, pre
             assert set(values if isinstance(values, list) else [values]) <= known[word]
 
 
+@pytest.mark.parametrize("teacher", ["gcn", "sage", "gat"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_teachers_of_krd_have_the_shape_and_decay_of_their_students(teacher, setting):
+    shared = ("num_layers", "hidden_dim", "weight_decay", "max_epochs", "patience")
+    for dataset in ("cora", "cpf-citeseer", "pubmed", "coauthor-physics", "amazon-photo"):
+        place = {**where(dataset, "random", setting), "teacher": teacher}
+        student = registry.configure("student", "krd", {}, place)
+        config = registry.configure("teacher", f"{teacher}:krd", {}, place)
+        assert {key: config[key] for key in shared} == {key: student[key] for key in shared}
+        assert (config["lr"], config["norm"]) == (0.01, "none")
+
+
 def test_conditions_apply_in_order_and_overrides_last(monkeypatch):
     entry = {
         "config": {"hidden_dim": 8, "lr": 0.5},

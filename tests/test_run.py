@@ -4,6 +4,7 @@ import json
 import pytest
 
 from bench import run as runner
+from bench import score
 from bench.expand import expand
 from bench.results import CorruptError
 from bench.run import Place, record_failure, run
@@ -139,8 +140,8 @@ def test_a_model_comes_back_from_its_weights_and_damaged_ones_are_refused(cells,
     row = run(cells["", "mlp"], fresh)
     model = runner.load_model(cells["", "mlp"], fresh)
     exam = runner.load_exam(cells["", "mlp"], fresh)
-    seen, unseen = runner.predict(model, exam, "cpu")
-    scores, _ = runner._test_scores(exam, seen, unseen, None)
+    seen, unseen = score.predict(model, exam, "cpu")
+    scores, _ = score.test_scores(exam, seen, unseen, None)
     assert scores["test_accuracy"] == row.variants[""]["test_accuracy"]
     path = fresh.store.folder(row.key) / "weights.pt"
     path.write_bytes(path.read_bytes() + b" ")

@@ -99,6 +99,47 @@ REFUSED = {  # what is wrong -> the file after HEAD, the beginning of the senten
         "teachers: [gcn]\nconfig:\n  gcn:\n    lr: 0.1\n    dropout: 1.5",
         "FILE, line 7: teacher 'gcn': dropout is 1.5; allowed: 0.95 or less",
     ),
+    "an empty grid": (
+        "teachers:\n- name: gcn\n  grid:\n    lr: []",
+        "FILE, line 6: grid.lr is empty; give at least one value",
+    ),
+    "a grid of one value": (
+        "teachers:\n- {name: gcn, grid: {lr: 0.1}}",
+        "FILE, line 4: teachers.0.grid.lr is 0.1; give a list",
+    ),
+    "a value twice in a grid": (
+        "teachers:\n- name: gcn\n  grid:\n    lr: [0.1, 0.1]",
+        "FILE, line 6: grid.lr has 0.1 twice",
+    ),
+    "a key in config and in grid": (
+        "teachers:\n- name: gcn\n  config: {lr: 0.1}\n  grid: {lr: [0.2]}",
+        "FILE, line 6: 'lr' stands in `config` and in `grid`; leave one out",
+    ),
+    "an unknown hyper-parameter of a grid": (
+        "teachers:\n- gcn\n- name: gcn\n  label: x\n  grid: {lr: [0.1],\n         droput: [0.1]}",
+        "FILE, line 8: teacher 'gcn': unknown config key 'droput'; did you mean 'dropout'?",
+    ),
+    "a value of a grid out of range": (
+        "teachers:\n- name: gcn\n  grid:\n    dropout: [0.5, 1.5]",
+        "FILE, line 6: teacher 'gcn': dropout is 1.5; allowed: 0.95 or less",
+    ),
+    "two grids of the same labels": (
+        "teachers:\n- {name: gcn, grid: {lr: [0.1, 0.2]}}\n- {name: gcn, grid: {lr: [0.2, 0.3]}}",
+        "FILE, line 5: 'gcn lr=0.2' stands twice in teachers; give each its own `label`",
+    ),
+    "a point of a grid that is there already": (
+        "teachers:\n- gcn\n- {name: gcn, grid: {hidden_dim: [32, 64]}}",
+        "FILE, line 5: 'gcn' and 'gcn hidden_dim=64' have the same configuration",
+    ),
+    "a baseline of nobody": (
+        "teachers: [gcn]\nstudents: [mlp, glnn]\nbaseline: gln",
+        "FILE, line 5: unknown baseline 'gln'; did you mean 'glnn'? known: glnn, mlp",
+    ),
+    "a baseline that is a teacher": (
+        "teachers: [gcn]\nstudents: [mlp]\nbaseline: gcn",
+        "FILE, line 5: unknown baseline 'gcn'; known: mlp",
+    ),
+    "a baseline without students": ("teachers: [gcn]\nbaseline: gcn", "FILE, line 4: unknown base"),
     "not a number": ("teachers: [gcn]\nconfig: {gcn: {lr: .nan}}", "FILE, line 4: teacher 'gcn':"),
 }
 
@@ -249,6 +290,62 @@ def test_the_more_specific_config_wins(tmp_path):
         "both": 0.4,
     }
     assert {config["max_epochs"] for config in configs.values()} == {5}
+
+
+GRID = "teachers:\n- {name: gcn, label: %s, grid: {lr: [0.1, 0.2], norm: [none, batch]}}\n"
+
+
+def labels_of(folder: Path, label: str) -> list[str]:
+    return [cell.teacher.label for cell in cells_of(folder, HEAD + GRID % f"'{label}'")]
+
+
+def test_a_grid_is_every_combination_the_last_key_fastest(tmp_path):
+    cells = cells_of(tmp_path, HEAD + GRID % "g")
+    assert [(c.teacher.config["lr"], c.teacher.config["norm"]) for c in cells] == [
+        (0.1, "none"),
+        (0.1, "batch"),
+        (0.2, "none"),
+        (0.2, "batch"),
+    ]
+    assert [c.teacher.changed for c in cells] == ["lr", "lr, norm"] * 2
+
+
+def test_a_grid_names_its_points(tmp_path):
+    assert labels_of(tmp_path, "")[:2] == ["gcn lr=0.1, norm=none", "gcn lr=0.1, norm=batch"]
+    assert labels_of(tmp_path, "{norm} at {lr}")[2:] == ["none at 0.2", "batch at 0.2"]
+    assert labels_of(tmp_path, "a {norm}")[1] == "a batch lr=0.1"
+
+
+def test_a_grid_lies_over_the_methods_config_and_under_its_labels(tmp_path):
+    text = (
+        HEAD + GRID % "'{norm} {lr}'" + "config: {gcn: {lr: 0.9, dropout: 0.3}, none 0.2: {lr: 1}}"
+    )
+    cells = cells_of(tmp_path, text)
+    assert [cell.teacher.config["lr"] for cell in cells] == [0.1, 0.1, 1.0, 0.2]
+    assert {cell.teacher.config["dropout"] for cell in cells} == {0.3}
+
+
+def test_a_grid_survives_being_stored(tmp_path):
+    sweep = read(write(tmp_path, HEAD + GRID % "g" + "students: [mlp]\nbaseline: mlp\n"))
+    again = make(sweep.model_dump())
+    assert again.baseline == "mlp"
+    assert [c.key for c in expand(again, tmp_path)] == [c.key for c in expand(sweep, tmp_path)]
+
+
+def test_the_baseline_may_be_a_point_of_a_grid_or_a_variant(tmp_path):
+    text = HEAD + "students: [{name: mlp, grid: {dropout: [0.1, 0.2]}}]\nbaseline: mlp dropout=0.2"
+    assert read(write(tmp_path, text)).baseline == "mlp dropout=0.2"
+    assert read(write(tmp_path, text + "@1")).baseline == "mlp dropout=0.2@1"
+    assert refusal(tmp_path, text + "5@1").startswith("FILE, line 4: unknown baseline")
+
+
+def test_choosing_other_students_leaves_a_files_baseline_alone(tmp_path):
+    text = GCN + "students: [mlp, glnn]\nbaseline: glnn\n"
+    path = write(tmp_path, text)
+    assert read(path, ["students=mlp"]).baseline == ""
+    assert read(path, ["students=mlp,glnn"]).baseline == "glnn"
+    message = refusal(tmp_path, text, "students=mlp", "baseline=glnn")
+    assert message == "command line: unknown baseline 'glnn'; known: mlp"
 
 
 def test_an_override_wins_over_the_config_of_an_entry_without_label(tmp_path):

@@ -18,8 +18,12 @@ from bench.stats import Verdict, against_best
 
 BLOCK = ["dataset", "split", "setting"]
 LABELS = [*BLOCK, "teacher", "student", "seed"]  # the plan's word counts: labels are not in the key
-QUALITY = [name for name, metric in METRICS.items() if metric.unit == "%"]
-COST = [name for name, metric in METRICS.items() if metric.unit != "%"]
+QUALITY = [name for name, m in METRICS.items() if m.unit == "%" and not m.family]
+COST = [name for name, m in METRICS.items() if m.unit != "%" and not m.family]
+DIAGNOSTICS = [name for name, m in METRICS.items() if m.family]
+STRATA = [name for name in DIAGNOSTICS if name.startswith("accuracy_")]
+SIZES = {name: name.replace("accuracy_", "nodes_", 1) for name in STRATA}  # scored nodes in each
+_READ = [*QUALITY, *DIAGNOSTICS, *SIZES.values()]
 FIXED_SPLITS = ("public", "official")
 _ASKED = ("features", "self_loops", "hidden_rate", "device")
 
@@ -41,6 +45,7 @@ class Line:
     done: int = 0
     planned: int = 0
     gaps: Mapping[str, int] = field(default_factory=dict)
+    keys: Mapping[Hashable, str] = field(default_factory=dict)  # unit -> the row's key
 
     @property
     def name(self) -> str:
@@ -150,7 +155,7 @@ def _lines(group: pd.DataFrame) -> Iterator[Line]:
     for teacher in teachers:
         own = group[group["teacher"] == teacher]
         if teacher and not (own["student"] == "").any():
-            yield Line(teacher, "", runs={name: {} for name in QUALITY})
+            yield Line(teacher, "", runs={name: {} for name in _READ})
         students = list(own["student"].unique())
         for student in sorted(students, key=lambda s: s != ""):  # the teacher's own line first
             if teacher or student:
@@ -204,7 +209,7 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
             line.student,
             str(variant),
             line.difference,
-            runs={name: _runs(mine, name) for name in QUALITY},
+            runs={name: _runs(mine, name) for name in _READ},
             costs={
                 name: v
                 for name in COST
@@ -214,6 +219,7 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
             done=len(mine),
             planned=cells["key"].nunique(),
             gaps=dict(reasons),
+            keys=dict(zip(mine["unit"], mine["key"].astype(str), strict=True)),
         )
 
 

@@ -12,16 +12,19 @@ from typing import Any
 import pandas as pd
 
 import bench
+from bench.reports import effects
 from bench.reports.blocks import COST, QUALITY, Block, Line, blocks
 from bench.reports.notes import (
     LEGEND,
     beside_published,
     closing,
+    commits,
     compared,
     notes,
     printed,
     title_of,
 )
+from bench.results import Store
 from bench.stats import spread
 from bench.tables import (
     DASH,
@@ -30,8 +33,8 @@ from bench.tables import (
     Row,
     Table,
     compact,
-    escape_latex,
     latex,
+    latex_document,
     markdown,
     percent,
     plain,
@@ -64,6 +67,8 @@ def write(
     *,
     title: str,
     provenance: Mapping[str, str] | None = None,
+    store: Store | None = None,
+    baseline: str = "",
 ) -> list[Path]:
     """Write the report into the folder `out` and return its files.
 
@@ -74,40 +79,67 @@ def write(
         out: created where it is missing; files of the same name are replaced.
         title: the sweep's name.
         provenance: what else the report's foot tells, such as {"command": ...}.
+        store: where the artefacts of the rows lie, for the figures of experts.
+        baseline: the student that all others are compared with; without one there are no effects.
 
     Returns:
-        comparison.md, .tex (to include), _standalone.tex (to compile), .csv, .html and the figures.
+        comparison.md, .tex (to include), _standalone.tex (to compile), .csv, .html and the figures;
+        effects.csv with a baseline; and the files of `diagnostics.write` where the rows have
+        diagnostic numbers.
     """
-    from bench.reports import figures, page
+    from bench.reports import diagnostics, figures, forest, page, stages
 
     out.mkdir(parents=True, exist_ok=True)
     found = blocks(frame, list(planned))
-    tables = [table for block in found for table in tables_of(block)]
+    tables = [table for block in found for table in tables_of(block, baseline)]
     told = closing(frame, {"gkdbench": bench.__version__, **(provenance or {})})
+    told[-1:-1] = [effects.LEGEND] if baseline else []
     texts = {
         "comparison.md": _markdown(title, tables, told),
         "comparison.tex": _latex(tables, told),
-        "comparison_standalone.tex": _standalone(title, told),
+        "comparison_standalone.tex": latex_document(title, "comparison", told),
     }
     paths = [out / name for name in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         path.write_text(text, encoding="utf-8")
     summary(found).to_csv(out / "comparison.csv", index=False)
-    drawn = figures.draw(found, out)
-    (out / "comparison.html").write_text(page.render(title, tables, told, drawn), encoding="utf-8")
-    return [*paths, out / "comparison.csv", out / "comparison.html", *drawn]
+    paths.append(out / "comparison.csv")
+    drawn = [*figures.draw(found, out), *stages.draw(found, out)]
+    if baseline:
+        paths.append(effects.write_csv(found, baseline, out))
+        drawn += forest.draw(frame, found, baseline, out)
+    foot = [*commits(frame), told[-1]]
+    beside = diagnostics.write(found, out, title=title, store=store, told=foot)
+    links = {"diagnostics": "diagnostics.html"} if beside else {}
+    captions = {**forest.CAPTIONS, **stages.CAPTIONS}
+    html = page.render(title, tables, told, drawn, captions=captions, links=links)
+    (out / "comparison.html").write_text(html, encoding="utf-8")
+    return [*paths, out / "comparison.html", *drawn, *beside]
 
 
-def text_table(frame: pd.DataFrame, planned: Iterable[Mapping[str, Any]], width: int = 120) -> str:
+def text_table(
+    frame: pd.DataFrame,
+    planned: Iterable[Mapping[str, Any]],
+    width: int = 120,
+    *,
+    baseline: str = "",
+) -> str:
     """Return the comparison for a terminal of `width` columns; narrow ones get fewer columns."""
-    tables = [table_of(block, sources=False) for block in blocks(frame, list(planned))]
+    tables = []
+    for block in blocks(frame, list(planned)):
+        tables += [table_of(block, sources=False), *_effects(block, baseline)]
     return "\n".join(plain(table, width) for table in tables) or "no cell yet\n"
 
 
-def tables_of(block: Block) -> list[Table]:
-    """Return a block's table, and the one of further published numbers where there are any."""
+def tables_of(block: Block, baseline: str = "") -> list[Table]:
+    """Return a block's table, and those of its effects and of further published numbers."""
     further = beside_published(block)
-    return [table_of(block), *([further] if further.rows else [])]
+    return [table_of(block), *_effects(block, baseline), *([further] if further.rows else [])]
+
+
+def _effects(block: Block, baseline: str) -> list[Table]:
+    table = effects.table_of(block, baseline) if baseline else None
+    return [table] if table else []
 
 
 def table_of(block: Block, *, sources: bool = True) -> Table:
@@ -224,23 +256,3 @@ def _latex(tables: Iterable[Table], told: Iterable[str]) -> str:
     comments = [f"% {' '.join(sentence.split())}" for sentence in told]
     head = [r"% \usepackage{booktabs,graphicx} in the preamble, \input{comparison} in the text."]
     return "\n".join([*head, *comments, "", *body])
-
-
-def _standalone(title: str, told: Iterable[str]) -> str:
-    items = "\n".join(rf"\item {escape_latex(sentence)}" for sentence in told)
-    return rf"""\documentclass[10pt]{{article}}
-\usepackage[T1]{{fontenc}}
-\usepackage{{lmodern}}
-\usepackage[a4paper,landscape,margin=18mm]{{geometry}}
-\usepackage{{booktabs,graphicx}}
-\makeatletter\def\fps@table{{htbp}}\makeatother % tables stay where they are
-\begin{{document}}
-\section*{{{escape_latex(title)}}}
-\input{{comparison}}
-\clearpage
-\subsection*{{How to read}}
-\begin{{itemize}}
-{items}
-\end{{itemize}}
-\end{{document}}
-"""

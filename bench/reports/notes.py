@@ -202,7 +202,7 @@ def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
         "published, with Welch's interval where both spreads are known (a spread of unknown "
         "convention is read as ddof 1). Where several sources print a number, the method's own "
         "paper comes first.",
-        *_commits(frame),
+        *commits(frame),
         "; ".join(f"{name} {value}" for name, value in provenance.items()) + ".",
     ]
     return [sentence for sentence in sentences if sentence]
@@ -217,12 +217,13 @@ def _machine(frame: pd.DataFrame) -> str:
     return ("Measured with: " + "; ".join(told) + ".") if told else ""
 
 
-def _commits(frame: pd.DataFrame) -> Iterator[str]:
-    commits = [text[:10] for text in _distinct(frame, "ran.git_commit")]
-    if len(commits) > 1:
-        yield f"Caution: the rows come from {len(commits)} commits: {', '.join(commits)}."
-    elif commits:
-        yield f"All rows come from commit {commits[0]}."
+def commits(frame: pd.DataFrame) -> Iterator[str]:
+    """Say which commits the rows come from, with a caution where that is not one clean commit."""
+    found = [text[:10] for text in _distinct(frame, "ran.git_commit")]
+    if len(found) > 1:
+        yield f"Caution: the rows come from {len(found)} commits: {', '.join(found)}."
+    elif found:
+        yield f"All rows come from commit {found[0]}."
     if "True" in _distinct(frame, "ran.git_dirty"):
         yield "Caution: some rows were made with uncommitted changes."
     versions = _distinct(frame, "ran.gkdbench")

@@ -2,7 +2,8 @@
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -68,11 +69,12 @@ _PAGE = """<!doctype html>
 <h1>{{ title }}</h1>
 <nav>{% for table in tables if not table.lesser %}
 <a href="#t{{ loop.index }}">{{ table.title }}</a> {% endfor %}
-<a href="#figures">figures</a><a href="#read">how to read</a></nav>
+<a href="#figures">figures</a><a href="#read">how to read</a>
+{%- for label, target in links.items() %}<a href="{{ target }}">{{ label }}</a>{% endfor %}</nav>
 {% for group in groups %}
 <section id="t{{ loop.index }}">
 {% for table in group %}
-{% if table.lesser %}<h3>Further published numbers</h3>{% else %}<h2>{{ table.title }}</h2>
+{% if table.lesser %}<h3>{{ short(table.title) }}</h3>{% else %}<h2>{{ table.title }}</h2>
 {%- endif %}
 <div class="scroll"><table>
 <thead><tr><th scope="col">method</th>
@@ -91,8 +93,9 @@ _PAGE = """<!doctype html>
 </section>
 {% endfor %}
 <div id="figures">
-{% for caption, source in images %}
-<figure><img alt="{{ caption }}" src="{{ source }}"><figcaption>{{ caption }}</figcaption></figure>
+{% for caption, source, width in images %}
+<figure><img alt="{{ caption }}" src="{{ source }}" style="max-width:{{ width }}px">
+<figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 </div>
 <section id="read"><h2>How to read</h2>
@@ -104,11 +107,27 @@ _PAGE = """<!doctype html>
 
 
 def render(
-    title: str, tables: Sequence[Table], told: Sequence[str], figures: Iterable[Path]
+    title: str,
+    tables: Sequence[Table],
+    told: Sequence[str],
+    figures: Iterable[Path],
+    *,
+    captions: Mapping[str, str] | None = None,
+    links: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the page; the SVG figures are embedded."""
+    """Return the page; the SVG figures are embedded.
+
+    Args:
+        title: its head.
+        tables: in order; a lesser one goes with the one before it, under the end of its title.
+        told: how to read it.
+        figures: files; those that are not SVG are left out.
+        captions: of the figures by stem, beside those of the comparison.
+        links: to other pages beside this one, label -> file.
+    """
+    known = {**_CAPTIONS, **(captions or {})}
     images = [
-        (_CAPTIONS.get(path.stem, path.stem), _embedded(path))
+        (known.get(path.stem, path.stem), _embedded(path), _widest(path))
         for path in figures
         if path.suffix == ".svg"
     ]
@@ -116,7 +135,8 @@ def render(
     for table in tables:
         groups[-1].append(table) if table.lesser and groups else groups.append([table])
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
-    looks = {"style": _STYLE, "shown": _shown, "images": images}
+    looks = {"style": _STYLE, "shown": _shown, "images": images, "short": _short}
+    looks["links"] = links or {}
     return template.render(title=title, tables=tables, groups=groups, told=told, **looks) + "\n"
 
 
@@ -126,6 +146,18 @@ def _shown(cell: Cell) -> str:
     mark = f"<sup>{MARK}</sup>" if cell.mark else ""
     opening = f'<td class="{kind}">' if kind else "<td>"
     return f"{opening}{html.escape(cell.text)}{mark}</td>"
+
+
+def _widest(path: Path) -> int:
+    """Up to which width a figure may grow, in pixels: 1.7 times its own."""
+    own = re.search(r'<svg[^>]* width="([0-9.]+)pt"', path.read_text(encoding="utf-8"))
+    return round(float(own[1]) * 4 / 3 * 1.7) if own else 1400
+
+
+def _short(title: str) -> str:
+    """The end of a lesser table's title, after the protocol that stands above it."""
+    end = title.rpartition(": ")[2]
+    return end[:1].upper() + end[1:]
 
 
 def _embedded(path: Path) -> str:

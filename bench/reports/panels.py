@@ -17,20 +17,28 @@ NONE = "no teacher"
 GREY = "#707070"
 
 
-def grid_of(blocks: Sequence[Block], height: float) -> tuple["Figure", list["Axes"]]:
-    """Make a grid with one panel for each block, at most three in a row."""
+def grid_of(
+    blocks: Sequence[Block], height: float, columns: int = 0
+) -> tuple["Figure", list["Axes"]]:
+    """Make a grid with one panel for each block, `columns` (0: at most three) in a row."""
+    titles = [f"{block.dataset}  ·  {block.split}  ·  {block.setting}" for block in blocks]
+    return grid(titles, height, columns)
+
+
+def grid(titles: Sequence[str], height: float, columns: int = 0) -> tuple["Figure", list["Axes"]]:
+    """Make a grid with one panel for each title, `columns` (0: at most three) in a row."""
     from matplotlib.figure import Figure
 
-    columns = min(len(blocks), 2 if len(blocks) in (2, 4) else 3)
-    rows = math.ceil(len(blocks) / columns)
+    columns = columns or min(len(titles), 2 if len(titles) in (2, 4) else 3)
+    rows = math.ceil(len(titles) / columns)
     figure = Figure(figsize=(4.3 * columns, height * rows), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1, w_pad=0.08)  # type: ignore[union-attr, call-arg]
-    grid = [ax for line in figure.subplots(rows, columns, squeeze=False) for ax in line]
-    for ax in grid[len(blocks) :]:
+    places = [ax for line in figure.subplots(rows, columns, squeeze=False) for ax in line]
+    for ax in places[len(titles) :]:
         ax.set_visible(False)
-    for ax, block in zip(grid, blocks, strict=False):
-        ax.set_title(f"{block.dataset}  ·  {block.split}  ·  {block.setting}", loc="left")
-    return figure, grid[: len(blocks)]
+    for ax, title in zip(places, titles, strict=False):
+        ax.set_title(title, loc="left")
+    return figure, places[: len(titles)]
 
 
 def floor_of(block: Block, lines: Sequence[Line]) -> float:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_SYMBOLS: dict[str, Any] = {"sizes": {True: 130, False: 48}, "alpha": 0.85}
+_NUMBERS: dict[str, Any] = {"sizes": {True: 130, False: 80}, "alpha": 1.0, "linewidth": 0}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
 
 
@@ -29,20 +31,43 @@ def figure_of(blocks: Sequence[Block], cost: str) -> "Figure | None":
     """Accuracy against cost: colours are teachers, shapes are students, the front is drawn."""
     if not blocks:
         return None
-    colours = colours_of(blocks)
     students = [line.name for block in blocks for line in costed(block, cost) if line.student]
-    names = list(dict.fromkeys(students))
-    shapes = {name: _MARKERS[i % len(_MARKERS)] for i, name in enumerate(names)}
-    shapes["teacher"] = "*"  # the same for all: their colours tell them apart
     figure, panels = grid_of(blocks, height=3.3)
-    for ax, block in zip(panels, blocks, strict=True):
+    return _drawn(figure, [(*pair, cost) for pair in zip(panels, blocks, strict=True)], students)
+
+
+def figure_of_several(blocks: Sequence[Block], costs: Sequence[str]) -> "Figure | None":
+    """Accuracy against each of some costs, side by side; shapes are students, as they are asked."""
+    if not blocks:
+        return None
+    students = [line.name for block in blocks for line in block.lines if line.student]
+    shown = [(block, cost) for block in blocks for cost in costs]
+    figure, panels = grid_of([block for block, _ in shown], height=3.3, columns=len(costs))
+    return _drawn(figure, [(ax, *pair) for ax, pair in zip(panels, shown, strict=True)], students)
+
+
+def _drawn(
+    figure: "Figure", panels: Sequence[tuple["Axes", Block, str]], students: Sequence[str]
+) -> "Figure":
+    """Draw the panels of a figure, and one legend for all of them."""
+    colours = colours_of([block for _, block, _ in panels])
+    names = list(dict.fromkeys(students))
+    shapes = dict(zip(names, _shapes(len(names)), strict=True))
+    shapes["teacher"] = "*"  # the same for all: their colours tell them apart
+    for ax, block, cost in panels:
         _pareto_panel(ax, block, cost, (colours, shapes))
+    thin: dict[str, Any] = {"markeredgewidth": 0} if len(names) > len(_MARKERS) else {}
     keys: dict[str, dict[str, Any]] = {
-        name: {"marker": shape, "linestyle": "", "color": "#555555"}
+        name: {"marker": shape, "linestyle": "", "color": "#555555", **thin}
         for name, shape in shapes.items()
     }
     legend(figure, colours, {**keys, "Pareto front": {"color": "#bbbbbb"}})
     return figure
+
+
+def _shapes(count: int) -> Sequence[str]:
+    """One marker for each of some students; their numbers where there are more than shapes."""
+    return _MARKERS[:count] if count <= len(_MARKERS) else [f"${i + 1}$" for i in range(count)]
 
 
 def _pareto_panel(
@@ -69,11 +94,10 @@ def _pareto_panel(
         style="student",
         markers=shapes,
         size=points["student"] == "teacher",
-        sizes={True: 130, False: 48},
-        alpha=0.85,
         legend=False,
         ax=ax,
         zorder=3,
+        **(_SYMBOLS if len(shapes) <= len(_MARKERS) + 1 else _NUMBERS),
     )
     if math.isfinite(floor):
         ax.set_ylim(bottom=floor)

@@ -7,8 +7,9 @@ own:
     loss = sum of the members' own losses,    p = mean of softmax(member's logits)
 
 and the logits handed out are log p. Adam keeps its moments by parameter, so members are trained as
-if they were alone, on the same batches. `match_parameters` chooses the hidden width whose members
-have, together, the number of parameters nearest to a given one (that of the student compared with).
+if they were alone, on the same batches. With `match_parameters` the members share the budget of one
+MLP of the configured width: theirs is the largest width with which all of them together have no
+more parameters than that MLP.
 
 Members run in turn: as one product (their first layers side by side, then batched products) they
 took 0.95 of the time at width 128 and 1.6 times as long at 512 (`tests/benchmarks/speed_rbm.py`).
@@ -54,14 +55,13 @@ class Ensemble(Method):
         """Hyper-parameters of the ensemble; all others are each member's own."""
 
         num_members: int = hp(4, low=1, high=64)  # M
-        match_parameters: int = hp(0, low=0, high=10**9)  # of all members; 0: the width as given
+        match_parameters: bool = hp(False, choices=(False, True))  # all together those of one MLP
 
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
         own, sizes = config, (num_features, num_classes, num_nodes)
         if config.match_parameters:
-            share = config.match_parameters / config.num_members
-            width = matching_width(config, num_features, num_classes, share)
+            width = shared_width(config, num_features, num_classes)
             own = replace(config, hidden_dim=width, width_factor=1.0)
         self.members = nn.ModuleList([_Member(own, *sizes) for _ in range(config.num_members)])
 
@@ -100,18 +100,30 @@ class Ensemble(Method):
         return {"": light}
 
 
-def matching_width(config: Any, num_features: int, num_classes: int, goal: float) -> int:
-    """Return the hidden width at which one member's number of parameters is nearest to `goal`."""
+def shared_width(config: Any, num_features: int, num_classes: int) -> int:
+    """Return the largest width of `num_members` MLPs with no more parameters than the one asked.
+
+    An MLP of L layers and width H has, with sizes F, H, ..., H, C, (a + 1) b parameters for each
+    pair of neighbouring sizes a, b, and 2 H for each norm.
+
+    Raises:
+        ValueError: even members of one hidden unit have more.
+    """
 
     def count(width: int) -> int:
         sizes = [num_features, *[width] * (config.num_layers - 1), num_classes]
         norms = 0 if config.norm == "none" else 2 * sum(sizes[1:-1])
         return sum((a + 1) * b for a, b in pairwise(sizes)) + norms
 
-    low, high = 1, 2
-    while count(high) < goal and config.num_layers > 1:
-        low, high = high, 2 * high
+    members, budget = config.num_members, count(config.width)
+    low, high = 0, config.width + 1  # the answer is in [low, high)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) < goal else (low, middle)
-    return min((low, high), key=lambda width: abs(count(width) - goal))
+        low, high = (middle, high) if members * count(middle) <= budget else (low, middle)
+    if not low:
+        raise ValueError(
+            f"student 'ensemble': match_parameters: {members} members of one hidden unit have "
+            f"{members * count(1):,} parameters, one MLP of width {config.width} has {budget:,}; "
+            "give fewer members or a larger hidden_dim"
+        )
+    return low

@@ -32,8 +32,9 @@ class GLNN(Method):
     class Config(MLPConfig):
         """Hyper-parameters of GLNN."""
 
-        label_weight: float = hp(0.0, low=0.0, high=1.0)  # lambda, Eq. 1
-        temperature: float = hp(1.0, low=0.1, high=10.0, log=True)  # T^2 applied
+        label_weight: float = hp(0.0, low=0.0, high=1.0, search=(0.0, 0.6))  # lambda, Eq. 1
+        # T^2 applied.
+        temperature: float = hp(1.0, low=0.1, high=10.0, log=True, search=(0.5, 4.0))
 
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)

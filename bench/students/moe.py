@@ -45,10 +45,11 @@ class MoE(Method):
         max_epochs: int = hp(500, low=1, high=100_000)  # after the warm-up
         batch_size: int = hp(0, low=0, high=1_000_000)  # 0: full batch
         schedule: str = hp("sum", choices=("steps", "sum", "mean"))
-        num_experts: int = hp(8, low=1, high=64)  # E, in every layer
-        top_k: int = hp(3, low=1, high=64)  # k; all experts where it is larger
+        num_experts: int = hp(8, low=1, high=64, search=(2, 8))  # E, in every layer
+        top_k: int = hp(3, low=1, high=64, search=(1, 3))  # k; all experts where it is larger
         official_off_by_one: bool = hp(False, choices=(False, True))  # k + 1, as the code does
-        load_balance_weight: float = hp(0.01, low=0.0, high=10.0)  # load_balance_coef
+        # load_balance_coef
+        load_balance_weight: float = hp(0.01, low=0.0, high=10.0, search=[0.0, 0.01, 0.025, 0.05])
         warmup_epochs: int = hp(50, low=0, high=10_000)  # pretrain_epoch
 
     @classmethod

@@ -42,8 +42,8 @@ class NOSMOG(Method):
 
         weight_decay: float = hp(5e-4, low=0.0, high=0.1)
         encoding: str = hp("deepwalk", choices=("none", "deepwalk", "laplacian", "random_walk"))
-        adversarial_weight: float = hp(0.1, low=0.0, high=10.0)
-        similarity_weight: float = hp(0.1, low=0.0, high=10.0)
+        adversarial_weight: float = hp(0.1, low=0.0, high=10.0, search=[0.01, 0.1, 1.0])
+        similarity_weight: float = hp(0.1, low=0.0, high=10.0, search=[1e-7, 1e-3, 0.1])
 
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)

@@ -60,13 +60,17 @@ class RbM(Method):
         max_epochs: int = hp(500, low=1, high=100_000)  # after the warm-up
         batch_size: int = hp(0, low=0, high=1_000_000)  # 0: full batch
         schedule: str = hp("sum", choices=("steps", "sum", "mean"))
-        num_experts: int = hp(4, low=1, high=64)  # E, in every layer
-        top_k: int = hp(3, low=1, high=64)  # k; all experts where it is larger
+        num_experts: int = hp(4, low=1, high=64, search=(2, 8))  # E, in every layer
+        top_k: int = hp(3, low=1, high=64, search=(1, 3))  # k; all experts where it is larger
         memory_momentum: float = hp(0.9, low=0.0, high=1.0)  # mu
-        commitment_weight: float = hp(0.05, low=0.0, high=10.0)  # vq_coeff
-        self_similarity_weight: float = hp(0.01, low=0.0, high=10.0)  # sim_coeff
-        load_balance_weight: float = hp(0.01, low=0.0, high=10.0)  # load_balance_coef
-        input_attention: bool = hp(False, choices=(False, True))
+        # vq_coeff
+        commitment_weight: float = hp(0.05, low=0.0, high=10.0, search=[0.0, 0.01, 0.05, 0.1])
+        # sim_coeff
+        self_similarity_weight: float = hp(0.01, low=0.0, high=10.0, search=[0.0, 0.01, 0.05])
+        load_balance_weight: float = hp(  # load_balance_coef
+            0.01, low=0.0, high=10.0, search=[0.0, 0.01, 0.025, 0.05]
+        )
+        input_attention: bool = hp(False, choices=(False, True), search=[False, True])
         warmup_epochs: int = hp(12, low=0, high=10_000)  # pretrain_epoch
         router: str = hp("memory", choices=("memory", "learned"))
 

@@ -3,8 +3,10 @@
 Both sides of the epoch do the same work on Cora's size (public split, 3 layers of 512, 4 experts, 3
 chosen, full batch, one Adam step, one validation), one thread each. The plain side is what one
 would write first: dense features, a list of `torch.nn.Linear` experts, rows dispatched by index.
-The bound is the time of the matrix products of the chosen pairs in the middle layer (x W and its
-two gradients), nothing around them. Run it with
+The bound is the time of the dense matrix products of the chosen pairs (in the middle layer x W and
+its two gradients), nothing around them. RbM with reliable sampling, with adversarial features too,
+and MoE have lines of their own: each beside its own products, and the plain RbM for a scale. Both
+sides profit from `kernels.keep_memory`, which plain code alone would not have. Run it with
 
     python -m tests.benchmarks.speed_rbm [--epochs 5] [--dataset cora]
 
@@ -16,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -102,7 +105,7 @@ def plain_epoch(model: PlainRbM, optimizer: torch.optim.Adam, task: Task, x: Ten
 
 
 def load_task(name: str) -> Task:
-    """A task with a made-up teacher."""
+    """A task with a made-up teacher; its model, which reliable sampling asks, is untrained."""
     root = data.data_root()
     dataset = registry.dataset_module(name).load(name, root)
     split = "public" if "public" in dataset.fixed_splits else "ratio"
@@ -110,39 +113,88 @@ def load_task(name: str) -> Task:
     logits = 3.0 * F.one_hot(exam.graph.y, exam.graph.num_classes) + torch.randn(
         exam.graph.num_nodes, exam.graph.num_classes
     )
-    return exam.task(0, TeacherOutput(logits))
+    config = registry.configure("teacher", "sage", {}, {})
+
+    def model() -> Any:
+        return run.build("teacher", "sage", config, exam.task(0, None)).eval()
+
+    return exam.task(0, TeacherOutput(logits, model))
 
 
-def compare_epochs(task: Task, epochs: int) -> None:
-    """Alternate epochs of both sides, so that noise hits both alike."""
-    config = registry.configure("student", "rbm", {**SHAPE, **LOSS, **WEIGHTS, "lr": 0.01}, {})
-    ours = run.build("student", "rbm", config, task)
+def an_epoch(student: str, task: Task, **options: object) -> Callable[[], None]:
+    """An epoch of ours: training, one Adam step, validation."""
+    config = registry.configure("student", student, {**SHAPE, **LOSS, "lr": 0.01, **options}, {})
+    ours = run.build("student", student, config, task)
     adam = train.Adam(list(ours.parameters()), lr=0.01, weight_decay=5e-4)
     step = train.Step(0, 1, torch.Generator())
-    assert isinstance(task.graph.x, CSR)
-    x = task.graph.x.to_dense()
-    plain = PlainRbM(x.shape[1], task.graph.num_classes)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=0.01, weight_decay=5e-4)
-    rows = 3 * (task.num_nodes + len(task.split.train))
-    h, weight, grad = torch.randn(rows, 512), torch.randn(512, 512), torch.randn(rows, 512)
 
     def epoch() -> None:
         train._epoch(ours, task, adam, step)
         train.validate(ours, task)
 
-    def products() -> None:
-        h @ weight, grad @ weight.T, h.T @ grad
-        h[: 3 * len(task.split.val)] @ weight
+    return epoch
 
-    sides: dict[str, Callable[[], None]] = {
-        "plain": lambda: plain_epoch(plain, optimizer, task, x),
-        "ours": epoch,
-        "products": products,
-    }
-    found = _in_turn(sides, epochs)
-    _tell(f"an epoch of RbM: plain {found['plain']:.0f} ms, ours {found['ours']:.0f} ms, ratio "
-          f"{found['plain'] / found['ours']:.1f}; products alone {found['products']:.0f} ms, "
-          f"ours / products {found['ours'] / found['products']:.2f}")  # fmt: skip
+
+def plain_side(task: Task) -> Callable[[], None]:
+    """An epoch of the plain side."""
+    assert isinstance(task.graph.x, CSR)
+    x = task.graph.x.to_dense()
+    plain = PlainRbM(x.shape[1], task.graph.num_classes)
+    optimizer = torch.optim.Adam(plain.parameters(), lr=0.01, weight_decay=5e-4)
+    return lambda: plain_epoch(plain, optimizer, task, x)
+
+
+def products(
+    task: Task, *, refit: bool = False, climbs: int = 0, router: bool = False
+) -> Callable[[], None]:
+    """The dense products of an epoch's chosen pairs, and nothing else.
+
+    The middle layer, forward and back; with `refit` one forward pass more; with `climbs` that many
+    steps on the (dense) features, forward and back to them, and one more to the weights; with
+    `router` the projections of two learned routers.
+    """
+    batch, val = task.num_nodes + len(task.split.train), len(task.split.val)
+    h, weight = torch.randn(3 * batch, 512), torch.randn(512, 512)
+    size_in = task.graph.num_features
+    x, first = torch.randn(3 * batch if climbs else 1, size_in), torch.randn(size_in, 512)
+
+    def once() -> None:
+        h @ weight, h @ weight.T, h.T @ h
+        h[: 3 * val] @ weight
+        if refit:
+            h[: 3 * task.num_nodes] @ weight
+        for _ in range(climbs):
+            x @ first, h @ first.T, h @ weight, h @ weight.T
+        if climbs:
+            x @ first, x.T @ h, h @ weight, h @ weight.T, h.T @ h
+        for _ in range(2 * router):
+            some = h[:batch]
+            some @ weight, some @ weight.T, some.T @ some
+            h[:val] @ weight
+
+    return once
+
+
+def compare_epochs(task: Task, epochs: int) -> None:
+    """Alternate epochs of all sides, so that noise hits them alike."""
+    sampled = {**WEIGHTS, "reliable_sampling": True, "reliability_start": 0, "reliability_refit": 0}
+    attacked = {**sampled, "adversarial_weight": 0.05, "adversarial_steps": 5}
+    learned = {"num_experts": 8, "load_balance_weight": 0.01}
+    sides: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
+        "rbm": (an_epoch("rbm", task, **WEIGHTS), products(task)),
+        "rbm, reliable sampling": (an_epoch("rbm", task, **sampled), products(task, refit=True)),
+        "rbm, sampling and adversarial": (
+            an_epoch("rbm", task, **attacked), products(task, refit=True, climbs=5)
+        ),
+        "moe, 8 experts": (an_epoch("moe", task, **learned), products(task, router=True)),
+    }  # fmt: skip
+    plain = plain_side(task)
+    for name, (epoch, floor) in sides.items():
+        found = _in_turn({"plain": plain, "ours": epoch, "products": floor}, epochs)
+        _tell(f"an epoch of {name}: ours {found['ours']:.0f} ms, products alone "
+              f"{found['products']:.0f} ms, ours / products "
+              f"{found['ours'] / found['products']:.2f}; plain rbm {found['plain']:.0f} ms, "
+              f"plain rbm / ours {found['plain'] / found['ours']:.2f}")  # fmt: skip
 
 
 # ---- the forms of a mixture -----------------------------------------------------------------

@@ -3,7 +3,7 @@ import torch
 
 from bench import registry, train
 from bench.method import Step
-from bench.students.ensemble import Ensemble, matching_width
+from bench.students.ensemble import Ensemble, shared_width
 from bench.students.glnn import GLNN
 from tests import toys
 
@@ -55,19 +55,33 @@ def test_a_pass_without_weight_computes_nothing(task):
     assert model.loss(task, batches[0], step) is None
 
 
+def test_members_share_the_parameters_of_one_mlp_by_hand():
+    # 12 features, 3 classes: an MLP of width H has 13 H + 3 (H + 1) = 16 H + 3 parameters; one of
+    # width 10 has 163. Three members: 3 (16 H + 3) <= 163 has H = 3 (153; with H = 4: 201).
+    model = make(hidden_dim=10, match_parameters=True)
+    assert [member.config.width for member in model.members] == [3, 3, 3]
+    assert model.num_parameters() == 153
+    assert GLNN(GLNN.Config(hidden_dim=10), 12, 3, 30).num_parameters() == 163
+
+
 @pytest.mark.parametrize("num_layers", [2, 3])
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_the_width_matches_a_number_of_parameters(num_layers, norm):
-    goal = 5000
-    model = make(num_layers=num_layers, norm=norm, match_parameters=goal, width_factor=3.0)
+@pytest.mark.parametrize("num_members", [1, 2, 5])
+def test_members_that_share_have_as_much_as_fits_and_never_more(num_layers, norm, num_members):
+    shape = {"num_layers": num_layers, "norm": norm, "num_members": num_members}
+    alone = make(**{**shape, "num_members": 1}, hidden_dim=20, width_factor=2.0)
+    model = make(**shape, hidden_dim=20, width_factor=2.0, match_parameters=True)
     width = model.members[0].config.width
-    for other in (width - 1, width + 1):
-        off = make(num_layers=num_layers, norm=norm, hidden_dim=other)
-        assert abs(model.num_parameters() - goal) <= abs(off.num_parameters() - goal)
+    wider = make(**shape, hidden_dim=width + 1)
+    assert model.num_parameters() <= alone.num_parameters() < wider.num_parameters()
+    assert num_members > 1 or width == 40
 
 
-def test_a_number_too_small_gives_the_smallest_width():
-    assert matching_width(make().config, 12, 3, 1.0) == 1
+def test_members_too_many_for_the_parameters_of_one_are_refused():
+    config = make(hidden_dim=2, num_members=1).config
+    assert shared_width(config, 12, 3) == 2
+    with pytest.raises(ValueError, match=r"3 members of one hidden unit have 57 .* give fewer mem"):
+        make(hidden_dim=2, match_parameters=True)  # 16 H + 3: 3 * 19 = 57, and 35 for one of 2
 
 
 def test_what_is_shipped_has_no_encoder_of_the_similarity():

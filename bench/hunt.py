@@ -1,0 +1,308 @@
+"""A hunt: one study with its cells, what to run next and what a row means.
+
+Files of a study, beside Optuna's own journal: `study.json`, `trials.csv` and plots.
+"""
+
+import contextlib
+import csv
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import registry, space
+from bench.cell import SCHEMA, Cell
+from bench.expand import Search
+from bench.results import CorruptError, Row
+from bench.study import Study, Trial
+from bench.sweep import Sweep
+from bench.tuning import WHERE, Tuned, study_id
+
+if TYPE_CHECKING:
+    from bench.run import Place
+
+
+@dataclass
+class Running:
+    """A trial between ask and tell."""
+
+    trial: Trial
+    config: dict[str, Any]
+    rows: dict[int, Row] = field(default_factory=dict)  # seed -> row
+    given: set[int] = field(default_factory=set)  # seeds whose cells were submitted
+    pruned: bool = False
+    reason: str = ""  # why it failed
+
+    def ended(self, seeds: list[int]) -> bool:
+        """Whether nothing more is to come."""
+        return self.pruned or bool(self.reason) or len(self.rows) == len(seeds)
+
+
+class Hunt:
+    """One study: a student, a teacher, a protocol."""
+
+    def __init__(self, asked: Search, sweep: Sweep, place: "Place", storage: str | None) -> None:
+        assert sweep.tune is not None
+        self.asked, self.sweep, self.tuning, self.place = asked, sweep, sweep.tune, place
+        method = registry.load_method("student", asked.student.name)
+        owner = f"student '{asked.student.label}'"
+        narrowed = self.tuning.space_of(asked.student.name, asked.student.label)
+        pins = space.pinned(method.Config, owner, narrowed)
+        self.base = {**asked.student.config, **pins}
+        starts = {name: {**start.config, **pins} for name, start in asked.starts.items()}
+        self.starts = {"default": self.base, **_others(starts, self.base)}
+        found = space.space(method.Config, owner, narrowed, self.starts.values())
+        if not found:
+            raise ValueError(f"{owner} has nothing to search; open a range in tune.space")
+        self.space = list(found.values())
+        self.id = study_id(self._decides())
+        self.name = "/".join((*filter(None, (sweep.name, *self.where)), self.id))
+        self.folder = place.results / "tuning" / self.id
+        self.study = Study(self.name, self.folder, storage, self.tuning, self.space)
+        for origin, config in self.starts.items():
+            self.study.enqueue(origin, self._params_of(config))
+        self.running = [self._begun(t) for t in self.study.interrupted(self.base)]
+        self.skipped = ""
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """(dataset, split, setting, teacher, student)."""
+        p, teacher = self.asked.protocol, self.asked.teacher
+        label = teacher.label if teacher else ""
+        return (p.dataset, p.split, p.setting, label, self.asked.student.label)
+
+    def _decides(self) -> dict[str, Any]:
+        """All that decides the trials; the budget does not, so that it can be raised."""
+        teacher, sweep = self.asked.teacher, self.sweep
+        search = self.tuning.model_dump(exclude={"trials", "space", "presets"})
+        return {
+            "schema": SCHEMA,
+            "protocol": self.asked.protocol.asked(),
+            "teacher": teacher.asked() if teacher else None,
+            "student": self.asked.student.name,
+            "starts": self.starts,
+            "space": [dimension.asked() for dimension in self.space],
+            "search": search,
+            "seeds": [sweep.split_seed, sweep.teacher_seed],
+            "device": sweep.device,
+        }
+
+    def _params_of(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {d.name: config[d.name] for d in self.space if d.applies(config)}
+
+    # -- what to run -----------------------------------------------------------------------
+
+    def refill(self) -> None:
+        """Ask for the next batch where the last one is told."""
+        if not self.running and not self.skipped:
+            self.running = [self._begun(t) for t in self.study.ask(self.base)]
+
+    def _begun(self, trial: Trial) -> Running:
+        base = self.starts.get(trial.origin, self.base)
+        return Running(trial, {**base, **trial.params}, pruned=self.study.prunes(trial))
+
+    def cells(self) -> Iterator[tuple[Cell, Running, int]]:
+        """Yield the cells to submit now: all seeds, or those that pruning leaves for later."""
+        for running in self.running:
+            if running.ended(self.tuning.seeds):
+                continue
+            for seed in self._due(running):
+                if seed not in running.given:
+                    running.given.add(seed)
+                    yield self._cell(running.config, seed), running, seed
+
+    def _due(self, running: Running) -> list[int]:
+        seeds, done = self.tuning.seeds, len(running.rows)
+        if self.tuning.pruning == "wilcoxon":
+            return seeds[: done + 1]
+        return seeds if self.tuning.pruning == "none" or done else seeds[:1]
+
+    def _cell(self, config: Mapping[str, Any], seed: int) -> Cell:
+        split_seed, teacher_seed = self.sweep.split_seed, self.sweep.teacher_seed
+        return Cell(
+            self.asked.protocol,
+            self.asked.teacher,
+            replace(self.asked.student, config=dict(config)),
+            seed,
+            seed if split_seed is None else split_seed,
+            seed if teacher_seed is None else teacher_seed,
+            self.sweep.device,
+            evaluate_test=False,
+        )
+
+    def listens(self, seed: int) -> bool:
+        """Whether the curve of this seed decides on pruning."""
+        return self.tuning.pruning in ("median", "hyperband") and seed == self.tuning.seeds[0]
+
+    # -- what came -------------------------------------------------------------------------
+
+    def hear(self, running: Running, epoch: int, value: float) -> bool:
+        """Take a point of a curve; return whether to go on."""
+        running.pruned = running.pruned or self.study.report(running.trial, epoch, value)
+        return not running.pruned
+
+    def take(self, running: Running, seed: int, row: Row | None) -> None:
+        """Take the row of a cell, or None where it was stopped."""
+        if row is None or running.pruned:
+            running.pruned = True
+            return
+        if row.status == "skipped":
+            self.skipped = row.reason
+        if row.status != "ok":
+            running.reason = running.reason or f"seed {seed} {row.status}: {row.reason}"
+            return
+        running.rows[seed] = row
+        if self.tuning.pruning == "wilcoxon" and not running.ended(self.tuning.seeds):
+            step = self.tuning.seeds.index(seed)
+            running.pruned = self.study.report(running.trial, step, _val(row))
+
+    @property
+    def batch_ended(self) -> bool:
+        """Whether all running trials have all they need."""
+        return bool(self.running) and all(r.ended(self.tuning.seeds) for r in self.running)
+
+    def tell(self) -> int:
+        """Tell the batch, in order, and let go of the weights; return how many trials."""
+        batch, self.running = self.running, []
+        if self.skipped:
+            return 0
+        for running in sorted(batch, key=lambda r: r.trial.number):
+            whole = not running.pruned and not running.reason
+            values = self._values(running) if whole else None
+            self.study.tell(running.trial, values, self._facts(running))
+            for row in running.rows.values():
+                with contextlib.suppress(CorruptError, OSError):
+                    self.place.store.drop(row, "weights.pt")
+        return len(batch)
+
+    def _values(self, running: Running) -> list[float]:
+        rows = list(running.rows.values())
+        values = [statistics.fmean(_val(row) for row in rows)]
+        for objective in self.tuning.objectives[1:]:
+            values.append(statistics.fmean(self._cost(row, objective) for row in rows))
+        return values
+
+    def _cost(self, row: Row, objective: str) -> float:
+        from bench import run
+
+        if objective == "params":
+            return _numbers(row)["params"]
+        timed = objective == "latency_ms"
+        measured = run.measure(row, self.place, timed=timed)
+        return measured[_main(row)][objective]
+
+    def _facts(self, running: Running) -> dict[str, Any]:
+        rows = running.rows
+        return {
+            "config": running.config,
+            "seeds": {str(seed): _val(row) for seed, row in rows.items()},
+            "size": _numbers(next(iter(rows.values())))["params"] if rows else None,
+            "seconds": sum(row.seconds.get("train", 0.0) for row in rows.values()),
+            "keys": [row.key for row in rows.values()],
+            "pruned": running.pruned,
+            "reason": running.reason,
+        }
+
+    # -- what won --------------------------------------------------------------------------
+
+    def chosen(self, records: list[dict[str, Any]]) -> Tuned | None:
+        """Return the best trial: mean val accuracy, then fewer parameters, then the earlier."""
+        whole = [r for r in records if r["state"] == "complete"]
+        if not whole:
+            return None
+        best = min(whole, key=lambda r: (-r["val_accuracy"], r["size"], r["number"]))
+        default = [r["val_accuracy"] for r in whole if r["origin"] == "default"]
+        entry = self.asked.student.config
+        changed = {k: v for k, v in best["config"].items() if v != entry[k]}
+        return Tuned(
+            **dict(zip(WHERE, self.where, strict=True)),
+            study=self.id,
+            trials=len(records),
+            pruned=sum(r["state"] == "pruned" for r in records),
+            failed=sum(r["state"] == "failed" for r in records),
+            seconds=round(sum(r["seconds"] for r in records), 1),
+            trial=best["number"],
+            val_accuracy=round(best["val_accuracy"], 6),
+            default_val_accuracy=round(default[0], 6) if default else None,
+            config=dict(sorted(changed.items())),
+        )
+
+    def content(
+        self, records: list[dict[str, Any]], chosen: Tuned | None = None, front: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """The study as plain data; while it goes on nothing is chosen."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "where": dict(zip(WHERE, self.where, strict=True)),
+            "protocol": dict(vars(self.asked.protocol)),
+            "search": self.tuning.model_dump(exclude={"space"}),
+            "space": {d.name: d.describe() for d in self.space},
+            "front": list(front),
+            "chosen": chosen.trial if chosen else None,
+            "trials": records,
+        }
+
+    def write(self, records: list[dict[str, Any]], chosen: Tuned | None) -> list[Path]:
+        """Write the study as plain files, for reports and for people."""
+        front = self.study.front() if len(self.tuning.objectives) > 1 else []
+        content = self.content(records, chosen, front)
+        path, table = self.folder / "study.json", self.folder / "trials.csv"
+        replace_text(path, json.dumps(content, indent=1))
+        _write_csv(table, records, [d.name for d in self.space])
+        return [path, table]
+
+    def plot(self, *, anew: bool) -> list[Path]:
+        """Return Optuna's plots of the study, drawn anew or where there are none."""
+        there = sorted(self.folder.glob("*.png"))
+        return self.study.plots(self.folder) if anew or not there else there
+
+
+def _others(starts: Mapping[str, dict[str, Any]], base: dict[str, Any]) -> dict[str, Any]:
+    """The presets that differ from the defaults, and from each other."""
+    found: dict[str, Any] = {}
+    for name, config in starts.items():
+        if config != base and config not in found.values():
+            found[name] = config
+    return found
+
+
+def _main(row: Row) -> str:
+    """The variant that is tuned for: the only one, or the last."""
+    return "" if "" in row.variants else list(row.variants)[-1]
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    return row.variants[_main(row)]
+
+
+def _val(row: Row) -> float:
+    return _numbers(row)["val_accuracy"]
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _write_csv(path: Path, records: list[dict[str, Any]], names: list[str]) -> None:
+    """One line for each trial; seeds side by side, hyper-parameters under their own names."""
+    seeds = sorted({seed for r in records for seed in r.get("seeds", {})}, key=int)
+    plain = ["number", "origin", "state", "val_accuracy", "size", "seconds", "reason"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([*plain, *(f"seed_{s}" for s in seeds), *names])
+        for r in records:
+            values = [r.get("seeds", {}).get(s) for s in seeds]
+            table.writerow(
+                [*(r.get(k) for k in plain), *values, *(r["params"].get(n) for n in names)]
+            )

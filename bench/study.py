@@ -1,0 +1,339 @@
+"""Studies: Optuna behind ask, report and tell; the only importer of optuna.
+
+What decides a trial is stored or derived: every trial has a sampler of its own, seeded with the
+trial's number, and the trials of a batch are told together. So a search gives the same trials on
+any number of workers, and after any interrupt. (Hyperband looks at running trials too; it does not
+keep that promise.)
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+from bench.hparams import derive_seed
+from bench.space import Dimension
+from bench.tuning import Tuning
+
+GRID_POINTS = 5  # values of a range that `grid` tries
+DIRECTIONS = {"val_accuracy": "maximize"}  # all else is a cost
+
+
+@dataclass
+class Trial:
+    """One configuration under trial: what was asked, and later what came out."""
+
+    number: int
+    origin: str  # "default", a preset's name, or "" for the sampler's own
+    params: dict[str, Any]
+    handle: Any = field(repr=False, default=None)  # Optuna's
+    steps: dict[int, float] = field(default_factory=dict)  # reported so far
+
+
+class Study:
+    """One search: ask for trials, tell what became of them. One driver at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        place: Path,
+        storage: str | None,
+        tuning: Tuning,
+        space: Sequence[Dimension],
+    ) -> None:
+        """Open a study, or create it.
+
+        Args:
+            name: its whole name, with its id.
+            place: folder for the journal, where no `storage` is given.
+            storage: URL of a database, as Optuna takes it.
+            tuning: the search.
+            space: its dimensions, in order.
+
+        Raises:
+            ValueError: the database cannot be reached.
+        """
+        self.name, self.tuning, self.space = name, tuning, list(space)
+        optuna = _optuna()
+        try:
+            self._study = optuna.create_study(
+                study_name=name,
+                storage=_storage(place, storage),
+                directions=[DIRECTIONS.get(o, "minimize") for o in tuning.objectives],
+                pruner=self._pruner(),
+                load_if_exists=True,
+            )
+        except ImportError as error:
+            raise ValueError(f"the storage {storage} needs a package: {error}") from error
+        except Exception as error:
+            if storage is None:
+                raise
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the storage {storage} cannot be used: {reason}") from error
+
+    # -- samplers and pruners --------------------------------------------------------------
+
+    def _pruner(self) -> Any:
+        pruners, kind = _optuna().pruners, self.tuning.pruning
+        with _quiet():
+            if kind == "median":
+                return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=20)
+            if kind == "hyperband":
+                return pruners.HyperbandPruner(min_resource=10)
+            if kind == "wilcoxon":
+                return pruners.WilcoxonPruner(p_threshold=self.tuning.prune_p)
+            return pruners.NopPruner()
+
+    def _sampler(self, number: int) -> Any:
+        """A fresh sampler for the trial of this number."""
+        samplers, kind = _optuna().samplers, self.tuning.sampler
+        fixed = derive_seed(self.tuning.seed, self.name) % 2**32
+        seed = derive_seed(self.tuning.seed, self.name, number) % 2**32
+        quiet = {"warn_independent_sampling": False}
+        with _quiet():
+            if kind == "tpe":
+                return samplers.TPESampler(
+                    seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=8
+                )
+            if kind == "gp":
+                return samplers.GPSampler(seed=seed, n_startup_trials=8, **quiet)
+            if kind == "cmaes":
+                return samplers.CmaEsSampler(seed=seed, **quiet)
+            if kind == "qmc":  # its place in the sequence is in the storage
+                return samplers.QMCSampler(
+                    seed=fixed, scramble=True, warn_asynchronous_seeding=False, **quiet
+                )
+            if kind == "grid":
+                return samplers.GridSampler({d.name: _grid(d) for d in self.space}, seed=fixed)
+            return samplers.RandomSampler(seed=seed)
+
+    # -- asking and telling ----------------------------------------------------------------
+
+    def enqueue(self, origin: str, params: Mapping[str, Any]) -> None:
+        """Put a configuration at the head of the search, once and for all."""
+        trials = self._study.get_trials(deepcopy=False)
+        if not any(t.user_attrs.get("origin") == origin for t in trials):
+            self._study.enqueue_trial(dict(params), user_attrs={"origin": origin})
+
+    def ask(self, config: Mapping[str, Any]) -> list[Trial]:
+        """Ask for the rest of a batch; `config` says which dimensions apply where a trial starts.
+
+        Batches end at multiples of `tuning.batch`, and with the budget; an empty one ends a search.
+        """
+        asked = self.asked
+        room = min(self.tuning.batch - asked % self.tuning.batch, self.tuning.trials - asked)
+        trials = []
+        for number in range(asked, asked + room):
+            self._study.sampler = self._sampler(number)
+            trials.append(self._asked(self._study.ask(), config))
+        return trials
+
+    @property
+    def asked(self) -> int:
+        """The number of trials that were asked for, finished or not."""
+        waiting = _optuna().trial.TrialState.WAITING
+        return sum(t.state != waiting for t in self._study.get_trials(deepcopy=False))
+
+    def _asked(self, handle: Any, config: Mapping[str, Any]) -> Trial:
+        chosen = dict(config)
+        params = {}
+        for dimension in self.space:
+            if dimension.applies(chosen):
+                chosen[dimension.name] = params[dimension.name] = _suggest(handle, dimension)
+        origin = handle.user_attrs.get("origin", "")
+        return Trial(handle.number, origin, params, handle)
+
+    def interrupted(self, config: Mapping[str, Any]) -> list[Trial]:
+        """Return the trials that a driver was at when it ended, to go on with them.
+
+        One that was not wholly asked yet is asked to its end, as it would have been.
+        """
+        optuna = _optuna()
+        trials = []
+        state = optuna.trial.TrialState.RUNNING
+        for frozen in self._study.get_trials(deepcopy=False, states=(state,)):
+            self._study.sampler = self._sampler(frozen.number)
+            trial = self._asked(optuna.trial.Trial(self._study, frozen._trial_id), config)
+            trial.steps = dict(frozen.intermediate_values)
+            trials.append(trial)
+        return trials
+
+    def report(self, trial: Trial, step: int, value: float) -> bool:
+        """Take a value of a running trial; return whether the trial is to be pruned."""
+        if self.tuning.pruning == "none":
+            return False
+        if step not in trial.steps:
+            trial.steps[step] = value
+            trial.handle.report(value, step)
+        return self.prunes(trial)
+
+    def prunes(self, trial: Trial) -> bool:
+        """Whether what was reported of a trial so far is too bad to go on."""
+        if not trial.steps or trial.origin == "default":  # which must be there to compare with
+            return False
+        with _quiet():  # of steps that the best trial does not have
+            return bool(trial.handle.should_prune())
+
+    def tell(self, trial: Trial, values: Sequence[float] | None, facts: Mapping[str, Any]) -> None:
+        """End a trial: complete with `values`, failed without; pruned where `facts` say so."""
+        states = _optuna().trial.TrialState
+        trial.handle.set_user_attr("facts", dict(facts))
+        if facts.get("pruned"):
+            self._study.tell(trial.number, state=states.PRUNED)
+        elif values is None:
+            self._study.tell(trial.number, state=states.FAIL)
+        else:
+            self._study.tell(trial.number, list(values))
+
+    # -- reading ---------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> int:
+        """The number of trials that were told."""
+        return len(self.records())
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the finished trials as plain data, by number.
+
+        Keys: `number`, `origin`, `state` (complete, pruned, failed), `started`, `ended`, one for
+        each objective, `params`, `steps` of those that were pruned, and the facts that were told.
+        """
+        found = []
+        for trial in self._study.get_trials(deepcopy=False):
+            if not trial.state.is_finished():
+                continue
+            values = trial.values or [None] * len(self.tuning.objectives)
+            found.append(
+                {
+                    "number": trial.number,
+                    "origin": trial.user_attrs.get("origin", ""),
+                    "state": {"COMPLETE": "complete", "PRUNED": "pruned"}.get(
+                        trial.state.name, "failed"
+                    ),
+                    **_times(trial),
+                    **dict(zip(self.tuning.objectives, values, strict=True)),
+                    "params": dict(trial.params),
+                    **_steps(trial),
+                    **trial.user_attrs.get("facts", {}),
+                }
+            )
+        return found
+
+    def front(self) -> list[int]:
+        """Return the numbers of the trials that no other beats in all objectives."""
+        return sorted(trial.number for trial in self._study.best_trials)
+
+    def plots(self, folder: Path) -> list[Path]:
+        """Draw Optuna's own plots of the study as PNG files; those that it cannot draw are left."""
+        import matplotlib.pyplot as plt
+
+        with _quiet():
+            from optuna.visualization import matplotlib as draw
+
+            files = []
+            for name, figure in _figures(draw, self._study, len(self.tuning.objectives)):
+                path = folder / f"{name}.png"
+                top = figure.ravel()[0] if hasattr(figure, "ravel") else figure
+                top.figure.savefig(path, dpi=110, bbox_inches="tight")
+                plt.close(top.figure)
+                files.append(path)
+        return files
+
+
+def _figures(draw: Any, study: Any, objectives: int) -> Iterator[tuple[str, Any]]:
+    if objectives > 1:
+        todo = {"pareto": draw.plot_pareto_front}
+    else:
+        todo = {
+            "history": draw.plot_optimization_history,
+            "importance": draw.plot_param_importances,
+            "slice": draw.plot_slice,
+            "parallel_coordinate": draw.plot_parallel_coordinate,
+        }
+    for name, plot in todo.items():
+        with contextlib.suppress(ValueError, RuntimeError, ZeroDivisionError):  # too few trials
+            yield name, plot(study)
+
+
+def _times(trial: Any) -> dict[str, str]:
+    """When a trial was asked for and told, UTC; Optuna keeps local times without their zone."""
+    times = {"started": trial.datetime_start, "ended": trial.datetime_complete}
+    return {k: t.astimezone(UTC).isoformat() for k, t in times.items() if t}
+
+
+def _steps(trial: Any) -> dict[str, dict[str, float]]:
+    """The curve of a pruned trial, whose cell left none; epochs are text, as JSON has them."""
+    if trial.state.name != "PRUNED":
+        return {}
+    return {"steps": {str(k): v for k, v in sorted(trial.intermediate_values.items())}}
+
+
+def _suggest(handle: Any, dimension: Dimension) -> Any:
+    name = dimension.name
+    if dimension.values:
+        return handle.suggest_categorical(name, list(dimension.values))
+    ask = handle.suggest_int if dimension.whole else handle.suggest_float
+    return ask(name, dimension.low, dimension.high, log=dimension.log)
+
+
+def _grid(dimension: Dimension) -> list[Any]:
+    """The values of a dimension on a grid."""
+    import numpy as np
+
+    if dimension.values:
+        return list(dimension.values)
+    space = np.geomspace if dimension.log else np.linspace
+    points = [float(x) for x in space(dimension.low, dimension.high, GRID_POINTS)]
+    points[0], points[-1] = dimension.low, dimension.high  # not a rounding beside them
+    return sorted({round(x) for x in points}) if dimension.whole else points
+
+
+# ---- storage --------------------------------------------------------------------------------
+
+
+def _optuna() -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna calls much of what it has had for years experimental, at every use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _storage(place: Path, url: str | None) -> Any:
+    if url is not None:
+        return _optuna().storages.RDBStorage(url)
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path = place / "journal.log"
+    _mend(path)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _mend(path: Path) -> None:
+    """Take away what a killed driver left: its lock, and a last line that it had half written.
+
+    Only one driver at a time has the study (tune.py holds a lock of the system), so nobody else
+    writes here.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for lock in path.parent.glob(f"{path.name}.lock*"):
+        with contextlib.suppress(OSError):
+            lock.unlink()
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)

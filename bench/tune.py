@@ -1,0 +1,218 @@
+"""Tuning: search every student of a sweep with the same budget, and keep what won.
+
+The driver alone talks to Optuna. It asks for a batch of trials of every study, gives their cells
+(one for each tuning seed) to an engine, and tells the batch when all of it is done. Cells of tuning
+compute no test metric, and their keys say so. Everything is resumable: a trial that was running
+when the driver died goes on, and cells that were finished are found by their keys.
+
+    results/tuning/<study id>/   journal.log (Optuna's), study.json, trials.csv, plots
+    results/tuning/<sweep>.json  the studies of a sweep
+    sweeps/tuned/<sweep>.yaml    what won
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import engine as engines
+from bench.cell import Cell
+from bench.expand import Search, searches
+from bench.hunt import Hunt, Running, replace_text
+from bench.results import Row, Store
+from bench.sweep import Sweep
+from bench.tuning import Tuned, Tuning, write_tuned
+
+if TYPE_CHECKING:
+    from bench.run import Place
+
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+@dataclass
+class TuneOutcome:
+    """What a tuning left behind."""
+
+    found: list[Tuned] = field(default_factory=list)
+    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # study id -> trials
+    skipped: dict[str, str] = field(default_factory=dict)  # study -> why it cannot be
+    files: list[Path] = field(default_factory=list)
+    driver_seconds: float = 0.0  # asking, telling and writing, all trials of this call
+    trials: int = 0  # of this call
+    tracked: int = 0  # runs written to MLflow
+    warnings: list[str] = field(default_factory=list)
+
+
+def sample_cells(sweep: Sweep, asked: Iterable[Search]) -> list[Cell]:
+    """Return cells like those of a tuning, as many as a batch of each study, to plan with."""
+    tuning = sweep.tune or Tuning()
+    return [
+        Cell(a.protocol, a.teacher, a.student, seed, seed, seed, sweep.device, False)
+        for a in asked
+        for seed in tuning.seeds
+        for _ in range(tuning.batch)
+    ]
+
+
+# ---- the driver -----------------------------------------------------------------------------
+
+
+def tune(
+    sweep: Sweep,
+    data_root: Path,
+    place: "Place",
+    plan: engines.Plan,
+    *,
+    progress: Progress,
+    storage: str | None = None,
+    tuned_file: Path | None = None,
+    on_trials: Callable[["Hunt", list[dict[str, Any]]], None] | None = None,
+    plots: bool = True,
+    **engine: Any,
+) -> TuneOutcome:
+    """Search all students of a sweep; what was done before is not done again.
+
+    Args:
+        sweep: has `tune`.
+        data_root: where datasets are.
+        place: folders.
+        plan: processes and threads.
+        progress: wraps the finished trials to show how far it is.
+        storage: URL of a database for the studies; by default a journal file for each.
+        tuned_file: where to write what won.
+        on_trials: called with a study and all its finished trials after each batch.
+        plots: whether to draw Optuna's plots of finished studies.
+        engine: arguments of `engine.open_engine`.
+
+    Raises:
+        ValueError: the sweep has no `tune`, or another process tunes it.
+    """
+    if sweep.tune is None:
+        raise ValueError(f"sweep '{sweep.name}' has no `tune`; add `tune: {{trials: 32}}`")
+    outcome = TuneOutcome()
+    with _alone(place.store, sweep.name):
+        hunts = [Hunt(asked, sweep, place, storage) for asked in searches(sweep, data_root)]
+        if not hunts:
+            raise ValueError(f"sweep '{sweep.name}' has no students to tune")
+        total = sum(max(sweep.tune.trials - h.study.finished, 0) for h in hunts)
+        try:
+            told = _search(hunts, place, plan, outcome, engine, on_trials)
+            with contextlib.closing(told):  # an interrupt ends the workers now
+                for _ in progress(told, total, "trials") if total else ():
+                    outcome.trials += 1
+        finally:
+            _conclude(hunts, sweep, place, outcome, tuned_file)
+        if plots:
+            for hunt in hunts:
+                if hunt.id in outcome.records:
+                    outcome.files += hunt.plot(anew=bool(outcome.trials))
+    return outcome
+
+
+def _search(
+    hunts: list[Hunt],
+    place: "Place",
+    plan: engines.Plan,
+    outcome: TuneOutcome,
+    engine_options: dict[str, Any],
+    on_trials: Callable[[Hunt, list[dict[str, Any]]], None] | None,
+) -> Generator[None, None, None]:
+    """Run trials until all budgets are spent; yield once for each that was told."""
+    waiting: dict[str, list[tuple[Hunt, Running, int]]] = {}
+    with engines.open_engine(place, plan, **engine_options) as engine:
+        while True:
+            clock = time.perf_counter()
+            told = 0
+            for hunt in hunts:
+                if hunt.batch_ended and (not waiting or not _needs_quiet(hunt)):
+                    told += hunt.tell()
+                    if on_trials:
+                        on_trials(hunt, hunt.study.records())
+            hold = any(hunt.batch_ended for hunt in hunts)  # it waits to be timed alone
+            for hunt in hunts if not hold else ():
+                hunt.refill()
+                for cell, running, seed in hunt.cells():
+                    others = waiting.setdefault(cell.key, [])
+                    others.append((hunt, running, seed))
+                    if len(others) == 1:
+                        listens = hunt.listens(seed)
+                        decide = _decider(others) if listens else None
+                        engine.submit(cell, reports=listens, decide=decide)
+            outcome.driver_seconds += time.perf_counter() - clock
+            yield from [None] * told
+            if not waiting and not hold:
+                if any(hunt.batch_ended for hunt in hunts):
+                    continue
+                return
+            for event in engine.events() if waiting else ():
+                clock = time.perf_counter()
+                _route(event, waiting)
+                outcome.driver_seconds += time.perf_counter() - clock
+
+
+def _needs_quiet(hunt: Hunt) -> bool:
+    return "latency_ms" in hunt.tuning.objectives
+
+
+def _decider(waiters: list[tuple[Hunt, Running, int]]) -> Callable[[engines.Report], bool]:
+    """Go on while one of the trials that want this cell does."""
+
+    def decide(report: engines.Report) -> bool:
+        return any([hunt.hear(running, report.epoch, report.value) for hunt, running, _ in waiters])
+
+    return decide
+
+
+def _route(event: Any, waiting: dict[str, list[tuple[Hunt, Running, int]]]) -> None:
+    if isinstance(event, engines.Report):
+        return  # `decide` has heard it
+    row = event if isinstance(event, Row) else None
+    for hunt, running, seed in waiting.pop(event.key, ()):
+        hunt.take(running, seed, row)
+
+
+def _conclude(
+    hunts: list[Hunt], sweep: Sweep, place: "Place", outcome: TuneOutcome, tuned_file: Path | None
+) -> None:
+    """Write the studies and what won, as far as they are."""
+    for hunt in hunts:
+        if hunt.skipped:
+            outcome.skipped[hunt.name] = hunt.skipped
+            continue
+        records = hunt.study.records()
+        chosen = hunt.chosen(records)
+        outcome.records[hunt.id] = records
+        outcome.files += hunt.write(records, chosen)
+        if chosen:
+            outcome.found.append(chosen)
+    path = place.results / "tuning" / f"{sweep.name}.json"
+    replace_text(
+        path, json.dumps({"sweep": sweep.name, "studies": list(outcome.records)}, indent=1)
+    )
+    if tuned_file and outcome.found:
+        write_tuned(tuned_file, outcome.found)
+        outcome.files.append(tuned_file)
+
+
+@contextlib.contextmanager
+def _alone(store: Store, sweep: str) -> Iterator[None]:
+    """One driver a sweep: the system frees the lock when a driver dies."""
+    import filelock
+
+    folder = store.root / "tuning"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / f".{sweep}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ValueError(
+            f"sweep '{sweep}' is being tuned in {store.root} by another process; wait for it, or "
+            "use other --results"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,298 @@
+"""Laws of tuning, with an engine that answers at once; the real one has its turn at the end."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from bench import engine, score, tune
+from bench.engine import Plan, Report, Stopped
+from bench.results import Row, Store
+from bench.run import Place
+from bench.sweep import make
+from bench.tuning import read_tuned
+
+DATA = "synthetic:nodes=200,degree=6,classes=3"
+ONE = {"lr": [0.02, 0.01], **dict.fromkeys(["dropout", "label_weight"], 0.0)}
+ONE |= {"weight_decay": 0.0, "num_layers": 2, "temperature": 1.0}
+SPACE = {"glnn": {"lr": {"low": 0.001, "high": 0.1}, "dropout": 0.5, "weight_decay": 0.0}}
+
+
+def asked(**search):
+    students = search.pop("students", ["glnn"])
+    search = {"trials": 12, "seeds": [100, 101, 102], "pruner": "none", "space": SPACE, **search}
+    content = {"name": "hunt", "datasets": [DATA], "splits": ["random"], "teachers": ["gcn"]}
+    return make({**content, "students": students, "seeds": "0-1", "tune": search})
+
+
+def accuracy(cell):
+    """Best at lr 0.02, a little better with each seed."""
+    lr = cell.student.config["lr"]
+    return round(0.9 - 0.1 * abs(math.log(lr / 0.02)), 6) + 0.001 * (cell.seed - 100)
+
+
+class Instant(engine.Engine):
+    """Answers every cell at once, `width` at a time and the last first, without training."""
+
+    answered: list = []  # noqa: RUF012 - all cells of a test, in order
+    width = 1
+    dies_after = 10**9
+
+    def __init__(self, place, *_, **__):
+        self.place, self.queued = place, []
+
+    def submit(self, cell, *, reports=False, decide=None):
+        assert not any(cell.key == other.key for other, _ in self.queued)
+        self.queued.append((cell, decide))
+
+    def events(self, timeout=None):
+        now, self.queued = self.queued[: self.width], self.queued[self.width :]
+        return [self.answer(*item) for item in reversed(now)]
+
+    def answer(self, cell, decide):
+        if len(self.answered) >= self.dies_after:
+            raise KeyboardInterrupt
+        value = accuracy(cell)
+        for epoch in range(0, 50, 5) if decide else ():
+            if not decide(Report(cell.key, epoch, value * (epoch + 1) / 50)):
+                return Stopped(cell.key)
+        self.answered.append(cell)
+        status = "diverged" if cell.student.config["lr"] > 0.09 else "ok"
+        numbers = {"": {"val_accuracy": value, "params": 1e4 + self.size(cell)}}
+        return Row(cell.key, cell.describe(), status, variants=numbers, seconds={"train": 2.0})
+
+    def size(self, cell):
+        return cell.student.config["num_layers"]
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def instant(monkeypatch):
+    kind = type("Fresh", (Instant,), {"answered": []})
+    monkeypatch.setattr(tune.engines, "open_engine", kind)
+    return kind
+
+
+def hunt(folder, sweep=None, **options):
+    place = Place(Path(folder) / "results", Path(folder))
+    return tune.tune(
+        sweep or asked(),
+        Path(folder),
+        place,
+        Plan(1, 1),
+        progress=lambda items, total, title: items,
+        tuned_file=Path(folder) / "tuned" / "hunt.yaml",
+        **{"plots": False, **options},
+    )
+
+
+def trials(outcome):
+    (records,) = outcome.records.values()
+    return records
+
+
+# ---- a search -------------------------------------------------------------------------------
+
+
+def test_the_defaults_come_first_then_the_presets_and_the_budget_is_kept(tmp_path, instant):
+    found = trials(hunt(tmp_path))
+    assert [r["number"] for r in found] == list(range(12))
+    assert [r["origin"] for r in found[:3]] == ["default", "glnn:plus", ""]
+    assert found[0]["config"]["lr"] == 0.01
+    assert {r["config"]["dropout"] for r in found} == {0.5}  # pinned
+    assert all(0.001 <= r["config"]["lr"] <= 0.1 for r in found)
+
+
+def test_the_value_of_a_trial_is_the_mean_over_seeds_and_the_best_is_chosen(tmp_path, instant):
+    outcome = hunt(tmp_path)
+    found = trials(outcome)
+    for r in found:
+        if r["state"] == "complete":
+            assert r["val_accuracy"] == pytest.approx(sum(r["seeds"].values()) / 3)
+    best = max(r["val_accuracy"] or 0.0 for r in found)
+    (chosen,) = read_tuned(tmp_path / "tuned" / "hunt.yaml")
+    assert chosen == outcome.found[0]
+    assert chosen.val_accuracy == pytest.approx(best, abs=1e-6)
+    assert chosen.val_accuracy > chosen.default_val_accuracy
+    assert chosen.study in outcome.records
+
+
+def test_ties_go_to_fewer_parameters_then_to_the_earlier_trial(tmp_path, instant, monkeypatch):
+    monkeypatch.setattr(instant, "size", lambda self, cell: -cell.student.config["num_layers"])
+    monkeypatch.setitem(globals(), "accuracy", lambda cell: 0.5)
+    sweep = asked(space={"glnn": {"num_layers": [2, 3], "lr": 0.01}})
+    outcome = hunt(tmp_path, sweep)
+    small = [r["number"] for r in trials(outcome) if r["config"]["num_layers"] == 3]
+    assert outcome.found[0].trial == min(small)
+
+
+def test_every_student_gets_the_same_budget_and_a_study_of_its_own(tmp_path, instant):
+    outcome = hunt(tmp_path, asked(students=["glnn", "mlp", "krd"], trials=6, space={}))
+    assert [len(records) for records in outcome.records.values()] == [6, 6, 6]
+    assert [t.student for t in outcome.found] == ["glnn", "mlp", "krd"]
+    assert [t.teacher for t in outcome.found] == ["gcn", "", "gcn"]
+
+
+def test_no_cell_of_a_search_evaluates_test_and_its_seeds_are_not_reported(tmp_path, instant):
+    hunt(tmp_path)
+    assert instant.answered
+    for cell in instant.answered:
+        assert not cell.evaluate_test
+        assert not cell.teacher_cell.evaluate_test
+        assert cell.seed in (100, 101, 102)
+    with pytest.raises(ValueError, match="seed 1 is tuned on and reported"):
+        asked(seeds=[1, 2])
+
+
+def test_trials_of_a_batch_with_the_same_configuration_share_their_cells(tmp_path, instant):
+    found = trials(hunt(tmp_path, asked(space={"glnn": ONE}, presets=False)))
+    assert len(found) == 12
+    assert len(instant.answered) < 12 * 3
+
+
+def test_a_failed_trial_counts_says_why_and_is_never_chosen(tmp_path, instant):
+    outcome = hunt(tmp_path, asked(space={"glnn": {"lr": [0.095, 0.02]}}, seed=1))
+    failed = [r for r in trials(outcome) if r["state"] == "failed"]
+    assert failed, [(r["config"]["lr"], r["state"]) for r in trials(outcome)]
+    assert all("diverged" in r["reason"] for r in failed)
+    assert outcome.found[0].failed == len(failed)
+    assert outcome.found[0].config["lr"] == 0.02
+
+
+# ---- the same trials, whatever happens ------------------------------------------------------
+
+
+def essence(outcome):
+    return [(r["number"], r["config"], r["val_accuracy"], r["state"]) for r in trials(outcome)]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "qmc", "random", "grid"])
+def test_the_trials_do_not_depend_on_the_number_of_workers(tmp_path, instant, sampler):
+    one = essence(hunt(tmp_path / "one", asked(sampler=sampler, trials=14)))
+    instant.width = 7
+    many = essence(hunt(tmp_path / "many", asked(sampler=sampler, trials=14)))
+    assert one == many
+    assert len({json.dumps(config) for _, config, *_ in one}) > 10
+
+
+@pytest.mark.parametrize("pruner", ["none", "median", "wilcoxon"])
+def test_a_search_that_dies_anywhere_goes_on_to_the_same_trials(tmp_path, instant, pruner):
+    sweep = asked(pruner=pruner, seeds=list(range(100, 105)))
+    whole = essence(hunt(tmp_path / "whole", sweep))
+    total = len(instant.answered)
+    for dies_after in (1, 7, total - 2):
+        folder = tmp_path / str(dies_after)
+        instant.answered.clear()
+        instant.dies_after = dies_after
+        with pytest.raises(KeyboardInterrupt):
+            hunt(folder, sweep)
+        instant.dies_after = 10**9
+        assert essence(hunt(folder, sweep)) == whole
+
+
+def test_a_finished_search_asks_for_nothing_and_a_larger_budget_goes_on(tmp_path, instant):
+    first = essence(hunt(tmp_path))
+    ran = len(instant.answered)
+    again = hunt(tmp_path)
+    assert (essence(again), again.trials, len(instant.answered)) == (first, 0, ran)
+    more = hunt(tmp_path, asked(trials=16))
+    assert essence(more)[:12] == first
+    assert (more.trials, len(trials(more))) == (4, 16)
+
+
+def test_a_journal_cut_in_the_middle_of_a_line_and_a_dead_lock_are_mended(tmp_path, instant):
+    first = essence(hunt(tmp_path))
+    (journal,) = (tmp_path / "results").glob("tuning/*/journal.log")
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "wor')
+    journal.with_name("journal.log.lock").symlink_to("nobody")
+    assert essence(hunt(tmp_path, asked(trials=13)))[:12] == first
+
+
+def test_two_drivers_of_one_sweep_are_one_too_many(tmp_path, instant):
+    with (
+        tune._alone(Store(tmp_path / "results"), "hunt"),
+        pytest.raises(ValueError, match=r"is being tuned in .* by another process"),
+    ):
+        hunt(tmp_path)
+
+
+# ---- pruning --------------------------------------------------------------------------------
+
+
+def test_a_bad_curve_ends_its_trial_after_the_first_seed(tmp_path, instant):
+    found = trials(hunt(tmp_path, asked(pruner="median", trials=24)))
+    pruned = [r for r in found if r["state"] == "pruned"]
+    assert pruned
+    assert all(r["seeds"] == {} for r in pruned)
+    middle = sorted(r["val_accuracy"] for r in found if r["state"] == "complete")
+    assert max(accuracy_of(r) for r in pruned) < middle[-1]
+
+
+def accuracy_of(record):
+    return 0.9 - 0.1 * abs(math.log(record["config"]["lr"] / 0.02))
+
+
+def test_wilcoxon_ends_a_trial_that_is_worse_on_every_seed_so_far(tmp_path, instant):
+    sweep = asked(pruner="wilcoxon", seeds=list(range(100, 108)), trials=16)
+    found = trials(hunt(tmp_path, sweep))
+    pruned = [r for r in found if r["state"] == "pruned"]
+    assert pruned
+    # Three losses in a row have p = 1/8, the first below 0.2.
+    assert {len(r["seeds"]) for r in pruned} == {3}
+
+
+# ---- two objectives -------------------------------------------------------------------------
+
+
+def test_two_objectives_store_the_trials_that_no_other_beats(tmp_path, instant, monkeypatch):
+    monkeypatch.setattr(instant, "size", lambda self, cell: 1e6 * cell.student.config["lr"])
+    outcome = hunt(tmp_path, asked(objectives=["val_accuracy", "params"], trials=16))
+    (study,) = (tmp_path / "results").glob("tuning/*/study.json")
+    content = json.loads(study.read_text())
+    points = {r["number"]: (r["val_accuracy"], r["params_mean"]) for r in sized(trials(outcome))}
+    best = {
+        n for n, (acc, size) in points.items()
+        if not any(a >= acc and s <= size and (a, s) != (acc, size) for a, s in points.values())
+    }  # fmt: skip
+    assert set(content["front"]) == best
+    assert 1 < len(best) < 16
+
+
+def sized(records):
+    return [{**r, "params_mean": r["size"]} for r in records if r["state"] == "complete"]
+
+
+# ---- with the real engine -------------------------------------------------------------------
+
+
+def test_a_search_trains_real_students_and_reads_no_test_label(tmp_path, monkeypatch):
+    def forbidden(*_, **__):
+        raise AssertionError("tuning looked at the test nodes")
+
+    monkeypatch.setattr(score, "test_scores", forbidden)
+    space = {"glnn": {"max_epochs": 8, "num_layers": 2, "lr": [0.01, 0.03]}}
+    sweep = asked(trials=5, seeds=[100], pruner="median", space=space)
+    outcome = hunt(tmp_path, sweep, plots=True)
+    assert {"history.png", "slice.png"} <= {path.name for path in outcome.files}
+    assert [r["state"] for r in trials(outcome)] == ["complete"] * 5
+    store = Store(tmp_path / "results")
+    keys = store.keys()
+    rows = [store.read(key) for key in keys]
+    assert [row.status for row in rows] == ["ok"] * len(rows)
+    for row in rows:
+        assert not [name for name in row.variants[""] if "test" in name or "tran" in name]
+        assert "predictions.npz" not in row.artefacts
+        if row.cell["student"]:  # weights are gone, and the row says so
+            assert "weights.pt" not in row.artefacts
+            assert store.heal(row.key) is not None
+    assert sum(row.cell["student"] is None for row in rows) == 1  # one teacher for all trials
+
+
+def test_latency_as_an_objective_is_measured_with_nothing_else_running(tmp_path, monkeypatch):
+    space = {"glnn": {"max_epochs": 2, "hidden_dim": [8, 16]}}
+    sweep = asked(trials=3, seeds=[100], objectives=["val_accuracy", "latency_ms"], space=space)
+    (records,) = hunt(tmp_path, sweep).records.values()
+    assert all(r["latency_ms"] > 0 for r in records)
