@@ -303,6 +303,7 @@ def _launch(sweep: Any, cells: list[Any], options: dict[str, Any]) -> None:
         reports=folder,
         engine_options=where,
     )
+    options = {**options, "baseline": sweep.baseline}
     click.echo(listing.closing(outcome, sweep.name, folder, options, _width()))
     for warning in outcome.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -395,8 +396,14 @@ def _tuned_path(path: Path, name: str) -> Path:
 @_data
 @click.option("--out", default=None, help="Folder [default: reports/<sweep>].")
 @click.option("--tuning", is_flag=True, help="Write what `gkdbench tune` cost and gained instead.")
+@click.option("--baseline", default=None, metavar="LABEL", help="Student to compare others with.")
 def report(
-    sweep: str | None, results: str, data: str | None, out: str | None, tuning: bool
+    sweep: str | None,
+    results: str,
+    data: str | None,
+    out: str | None,
+    tuning: bool,
+    baseline: str | None,
 ) -> None:
     """Write the comparison of a SWEEP (or of all results): markdown, LaTeX, CSV, HTML, figures."""
     from bench.reports import comparison
@@ -408,9 +415,30 @@ def report(
     frame, wanted, title = _frame(sweep, Path(results), data)
     folder = Path(out) if out else Path("reports") / title
     store = Store(results) if Path(results).is_dir() else None
-    files = comparison.write(frame, wanted, folder, title=title, store=store)
-    click.echo(comparison.text_table(frame, wanted, _width()))
+    base = _baseline(baseline, sweep, Path(results), wanted)
+    files = comparison.write(frame, wanted, folder, title=title, store=store, baseline=base)
+    click.echo(comparison.text_table(frame, wanted, _width(), baseline=base))
     click.echo("\n".join(str(path) for path in files))
+
+
+def _baseline(
+    asked: str | None, sweep: str | None, results: Path, wanted: list[dict[str, Any]]
+) -> str:
+    """Return the baseline that is asked for, else the one that the sweep names ("": none)."""
+    from bench.hparams import unknown
+
+    if asked is not None:
+        labels = {str(cell["student"]) for cell in wanted} - {""}
+        if asked and not labels & {asked, asked.rpartition("@")[0]}:
+            raise unknown("baseline", asked, labels)
+        return asked
+    if sweep is None:
+        return ""
+    plan = _stored(sweep, results)
+    if plan is not None:
+        return str(plan["sweep"].get("baseline", ""))
+    path = _path_of(sweep)
+    return str(_read(path).baseline) if path else ""
 
 
 def _report_tuning(sweep: str | None, results: Path, out: str | None) -> None:

@@ -20,7 +20,7 @@ import logging
 import queue
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,6 @@ class _Sent:
     job: Job
     future: Any
     worker: str = ""  # address of the one that began it last
-    begun: int = 0  # how often it was begun
     scores: int = 0  # how many were passed on
 
 
@@ -63,6 +62,7 @@ class DaskEngine(Engine):
         self.token.touch()
         self._numbers = itertools.count()
         self._sent: dict[str, _Sent] = {}  # by task
+        self._begun: collections.Counter[str] = collections.Counter()  # by key: how often
         self._carries = False  # whether workers lack the files of teachers
         self._teachers: collections.OrderedDict[str, Any] = collections.OrderedDict()
         self._mail: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
@@ -123,7 +123,7 @@ class DaskEngine(Engine):
     def _resources(self, cell: Cell) -> dict[str, int] | None:
         if cell.device != "cuda":
             return None
-        workers = self.client.scheduler_info()["workers"].values()
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         if workers and not any(worker["resources"].get("GPU") for worker in workers):
             raise ValueError(
                 "device 'cuda' is asked for, and no worker of the cluster offers a GPU; start one "
@@ -164,17 +164,17 @@ class DaskEngine(Engine):
             return
         if kind == "begun":
             sent.job.begun, sent.worker = True, content[0]
-            sent.begun += 1
+            self._begun[sent.job.cell.key] += 1
             if sent.job.stopped:
                 self._stop_running(sent.job)
-        elif kind == "score":
+        elif kind == "scores":
             self._hear(sent, *content)
         else:
             self._end_task(task, sent)
 
-    def _hear(self, sent: _Sent, number: int, epoch: int, value: float) -> None:
-        """Pass a score on; a fit that runs again on another worker repeats what it said."""
-        if number == sent.scores:
+    def _hear(self, sent: _Sent, first: int, scores: Sequence[tuple[int, float]]) -> None:
+        """Pass scores on, once: a fit that runs again on another worker repeats what it said."""
+        for epoch, value in scores[max(0, sent.scores - first) :]:
             sent.scores += 1
             self._report(sent.job, epoch, value)
 
@@ -188,7 +188,7 @@ class DaskEngine(Engine):
             error = sent.future.exception()
             if type(error).__name__ != "KilledWorker":
                 raise error
-            if sent.begun >= LOSSES:
+            if self._begun[sent.job.cell.key] >= LOSSES:
                 self._give_up(sent)
                 return
         if self.client.status != "running":  # it cancels all that it knows of
@@ -205,13 +205,13 @@ class DaskEngine(Engine):
     def _give_up(self, sent: _Sent) -> None:
         from bench.run import record_failure
 
-        reason = f"its worker was lost {sent.begun} times, most likely for want of memory"
+        times = self._begun[sent.job.cell.key]
+        reason = f"its worker was lost {times} times, most likely for want of memory"
         self._finish(sent.job, record_failure(sent.job.cell, self.place, "failed", reason))
 
     def _take(self, task: str, sent: _Sent, found: Answer) -> None:
         """Take in what a worker answered."""
-        for number, (epoch, value) in enumerate(found.scores):
-            self._hear(sent, number, epoch, value)
+        self._hear(sent, 0, found.scores)
         del self._sent[task]
         if found.lacks_teacher:
             self._carries = True

@@ -8,7 +8,7 @@ import contextlib
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,17 +95,21 @@ def answer(order: Order, teacher: tuple[Row, Files] | None) -> Answer:
             return Answer(lacks_teacher=True)
     worker.log_event(order.engine, ("begun", order.task, worker.address))
     scores: list[tuple[int, float]] = []
+    told = 0
 
-    def tell(report: Report) -> bool:
-        worker.log_event(
-            order.engine, ("score", order.task, len(scores), report.epoch, report.value)
-        )
+    def take(report: Report) -> bool:
         scores.append((report.epoch, report.value))
         return True
 
+    def tell() -> None:
+        nonlocal told
+        if told < len(scores):
+            worker.log_event(order.engine, ("scores", order.task, told, scores[told:]))
+            told = len(scores)
+
     with _seated(order, place) as pool:
-        pool.submit(order.cell, decide=tell if order.heard else None)
-        event = _outcome(pool, order)
+        pool.submit(order.cell, decide=take if order.heard else None)
+        event = _outcome(pool, order, tell)
     row = event if isinstance(event, Row) else None
     if shared or row is None:
         return Answer(row, None, scores)
@@ -130,12 +134,13 @@ def _check(order: Order) -> None:
         )
 
 
-def _outcome(pool: Pool, order: Order) -> Any:
-    """Wait for the end of a cell; meanwhile look whether it should stop."""
+def _outcome(pool: Pool, order: Order, tell: Callable[[], None]) -> Any:
+    """Wait for the end of a cell; meanwhile pass scores on and look whether it should stop."""
     while True:
         events = pool.events(timeout=POLL_SECONDS)
         if events:
             return events[0]
+        tell()
         if order.engine in _released:
             return None
         if order.task in _stopped:

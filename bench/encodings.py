@@ -17,7 +17,6 @@ get when it arrives. Teachers never see them.
 """
 
 import hashlib
-import os
 import time
 import uuid
 import warnings

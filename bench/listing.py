@@ -164,7 +164,7 @@ def _documentation(dataset: str) -> str:
 def _range(limits: Any) -> dict[str, Any]:
     if limits is None:
         return {}
-    return {k: v for k, v in vars(limits).items() if v not in (None, False)}
+    return {k: v for k, v in vars(limits).items() if v is not None and v is not False and v != ""}
 
 
 def _shown(facts: dict[str, Any]) -> str:
@@ -293,7 +293,8 @@ def closing(
         from bench.reports import comparison
 
         frame = results.frame(outcome.rows.values())
-        lines.append(comparison.text_table(frame, launch.planned(outcome.cells), width))
+        wanted, baseline = launch.planned(outcome.cells), options.get("baseline", "")
+        lines.append(comparison.text_table(frame, wanted, width, baseline=baseline))
     lines.append(f"{name}: {_count(outcome.ran)} run, {reused:,} done before")
     where = (
         "" if options["results"] == "results" else f" --results {shlex.quote(options['results'])}"

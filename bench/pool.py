@@ -22,6 +22,7 @@ from bench.engine import Engine, Job, Plan
 from bench.place import Place
 from bench.results import Row
 
+TELL_SECONDS = 0.05  # between two messages with scores: a fit of fast epochs pays for few
 _WARM = "warm"  # what a worker says when it is ready for its first cell
 _STOPPED = "stopped"  # and when it ended a cell early
 
@@ -100,8 +101,9 @@ class Pool(Engine):
             if message == _WARM:
                 worker.warm = True
                 self._start_clock(worker)
-            elif isinstance(message, tuple):
-                self._report(job, *message)
+            elif isinstance(message, list):
+                for epoch, value in message:
+                    self._report(job, epoch, value)
             else:
                 worker.job, worker.deadline = None, float("inf")
                 self._end_job(job, message)
@@ -209,15 +211,25 @@ def _answer(
 ) -> Row | str:
     from bench import run
 
+    batch: list[tuple[int, float]] = []
+    told = time.monotonic()
+
     def listener(epoch: int, value: float) -> bool:
+        nonlocal batch, told
         if scores is not None:
-            scores.put((epoch, value))
+            batch.append((epoch, value))
+            if (now := time.monotonic()) - told >= TELL_SECONDS:
+                scores.put(batch)
+                batch, told = [], now
         return cell.key not in stopped
 
     try:
         return _STOPPED if cell.key in stopped else run.run(cell, place, listener)
     except run.StoppedError:
         return _STOPPED
+    finally:
+        if scores is not None and batch:
+            scores.put(batch)
 
 
 def _read(pipe: Connection, cells: "queue.SimpleQueue[Any]", stopped: set[str]) -> None:

@@ -10,11 +10,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import track_content as content
+from bench import track_live
 from bench.cell import Cell
 from bench.results import Store
 from bench.track_content import Entry
@@ -28,6 +29,7 @@ from bench.track_index import (
     look,
     read_row,
 )
+from bench.track_live import Fit
 from bench.track_store import (
     TrackingError,
     default_uri,
@@ -99,6 +101,43 @@ class Tracker:
             self._sweeps[sweep] = tracked  # after an error it is looked at anew
         return len(new)
 
+    def log_live(self, sweep: str, cell: Cell, fit: Fit) -> None:
+        """Write what a running fit reported; `log_rows` finishes its run."""
+        from mlflow.entities import Metric
+
+        with guarded(self.uri):
+            tracked = self._sweeps.pop(sweep, None) or self._look(sweep)
+            child = self._live(tracked, cell.key)
+            if child is None:
+                entry = track_live.entry(self.store, cell, fit.start)
+                if entry.group not in tracked.groups:
+                    self._create_group(tracked, sweep, entry, fit.start)
+                tags = track_live.tags(entry, sweep, tracked.groups[entry.group])
+                run_id = self._create(tracked, entry, fit.start, tags)
+                child = Child(run_id, teacher_key=entry.row.teacher_key, live=set())
+                tracked.cells[cell.key] = child
+            points = track_live.points(fit.fresh)
+            self.client.log_batch(child.run_id, [Metric(*point) for point in points])
+            child.live = {*(child.live or ()), *(point[-1] for point in points)}
+            self._sweeps[sweep] = tracked
+
+    def _live(self, tracked: Tracked, key: str) -> Child | None:
+        """Return the run of a fit that goes on, unless somebody deleted it."""
+        child = tracked.cells.get(key)
+        if child is None or child.live is None:
+            return None
+        stage = self.client.get_run(child.run_id).info.lifecycle_stage
+        return child if stage == "active" else None
+
+    def drop_live(self, sweep: str, keep: Collection[str]) -> None:
+        """Delete the runs of fits that were ended, but for cells in `keep`: those have rows."""
+        with guarded(self.uri):
+            tracked = self._sweeps.get(sweep)
+            cells = tracked.cells if tracked else {}
+            for key in [key for key, child in cells.items() if child.live is not None]:
+                if key not in keep:
+                    self.client.delete_run(cells.pop(key).run_id)
+
     def finish(self, sweep: str) -> None:
         """Write the aggregates on the parent runs, end them, and note what is tracked."""
         with guarded(self.uri):
@@ -147,16 +186,18 @@ class Tracker:
         tracked.groups[entry.group] = run.info.run_id
 
     def _log(self, tracked: Tracked, sweep: str, entry: Entry) -> None:
-        """Write one child run, in place of an older one of the same cell."""
+        """Write one child run: that of the fit while it ran, else a new one."""
+        from mlflow.entities import RunTag
+
         row, (start, end) = entry.row, entry.times
-        if older := tracked.cells.pop(row.key, None):
-            self.client.delete_run(older.run_id)
         tags = content.tags(entry, sweep) | {"mlflow.parentRunId": tracked.groups[entry.group]}
         teacher = tracked.cells.get(row.teacher_key)
         tags |= tracked.notes(row, teacher)
-        run = self.client.create_run(tracked.id, start, tags, run_name=content.run_name(entry.cell))
-        run_id = run.info.run_id
-        self._log_numbers(run_id, entry)
+        live = self._live(tracked, row.key)
+        run_id = live.run_id if live else self._create(tracked, entry, start, tags)
+        if live:
+            self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._log_numbers(run_id, entry, live.live or () if live else ())
         self._log_dataset(run_id, entry.cell)
         # row.json has the resolved configurations
         for name in ("row.json", "history.json", "experts.npz"):
@@ -166,7 +207,15 @@ class Tracker:
         taught = teacher.run_id if teacher else ""
         tracked.cells[row.key] = Child(run_id, entry.digest, row.teacher_key, taught)
 
-    def _log_numbers(self, run_id: str, entry: Entry) -> None:
+    def _create(self, tracked: Tracked, entry: Entry, start: int, tags: dict[str, str]) -> str:
+        """Create a child run in place of an older one of the same cell."""
+        if older := tracked.cells.pop(entry.row.key, None):
+            self.client.delete_run(older.run_id)
+        name = content.run_name(entry.cell)
+        return str(self.client.create_run(tracked.id, start, tags, run_name=name).info.run_id)
+
+    def _log_numbers(self, run_id: str, entry: Entry, known: Collection[int] = ()) -> None:
+        """Write the params, metrics and curves of a row, but for the `known` epochs of val."""
         from mlflow.entities import Metric, Param
 
         start, end = entry.times
@@ -177,6 +226,7 @@ class Tracker:
             for name, epoch, value, share in content.curves(
                 history, entry.row.fit.get("best_epoch")
             )
+            if name != track_live.CURVE or epoch not in known
         ]
         params = [Param(k, v) for k, v in content.params(entry.cell).items()]
         while metrics or params:

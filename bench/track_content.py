@@ -115,14 +115,16 @@ def metrics(row: Row) -> dict[str, float]:
     return {legal(k): float(v) for k, v in found.items() if is_number(v)}
 
 
-def curves(history: Mapping[str, Sequence[Any]], best: Any) -> list[tuple[str, int, float, float]]:
-    """Return (name, epoch, value, share of the fit) for at most about `CURVE_POINTS` a curve.
+def curves(
+    history: Mapping[str, Sequence[Any]], best: Any, most: int = CURVE_POINTS
+) -> list[tuple[str, int, float, float]]:
+    """Return (name, epoch, value, share of the fit) for at most about `most` points a curve.
 
     The points are evenly spaced; the first, the last and the `best` epoch are among them.
     """
     epochs = history.get("epoch") or range(max(map(len, history.values()), default=0))
     last = len(epochs) - 1
-    stride = math.ceil(len(epochs) / CURVE_POINTS) or 1
+    stride = math.ceil(len(epochs) / most) or 1
     kept = [i for i, e in enumerate(epochs) if i % stride == 0 or i == last or e == best]
     return [
         (legal(f"history/{name}"), int(epochs[i]), float(values[i]), (i + 1) / (last + 1))

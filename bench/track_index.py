@@ -25,6 +25,7 @@ class Child:
     row: str = ""  # Entry.digest
     teacher_key: str = ""
     teacher_run_id: str = ""
+    live: set[int] | None = None  # of a fit that goes on: the epochs written
 
 
 @dataclass

@@ -33,10 +33,11 @@ class StudyTracker(Tracker):
         with guarded(self.uri):
             tracked = self._sweeps.get(experiment) or self._look(experiment)
             todo = [(s, t) for s in studies for t in s["trials"] if _lacks(tracked, s, t)]
-        rows = self._rows({content.first_key(s, t) for s, t in todo})
+        rows = self._rows(content.keys_of(todo))
         self._sweeps[experiment] = tracked
-        teachers = {content.teacher_key(row) for row in rows.values()} - {""}
-        self.log_rows(experiment, sorted(teachers))
+        teachers = {content.teacher_key(row) for row in rows.values()} - {"", *tracked.cells}
+        if teachers:
+            self.log_rows(experiment, sorted(teachers))
         with guarded(self.uri):
             tracked = self._sweeps.pop(experiment)
             for study, trial in todo:
@@ -60,6 +61,9 @@ class StudyTracker(Tracker):
         experiment = sweep + TUNING
         with guarded(self.uri):
             tracked = self._sweeps.get(experiment) or self._look(experiment)
+        self.log_rows(experiment, list(tracked.cells))  # teachers that were trained anew
+        with guarded(self.uri):
+            tracked = self._sweeps[experiment]
             for study in studies:
                 digest = content.digest(study)
                 if study["id"] not in tracked.studies:  # a study without a trial
@@ -102,7 +106,6 @@ class StudyTracker(Tracker):
         curves = content.trial_curves(trial, history, row.fit.get("best_epoch") if row else None)
         numbers = content.trial_metrics(study, trial)
         self._log_batch(run_id, content.trial_params(study, trial), numbers, curves, (start, end))
-        self._log_dataset(run_id, _cell(study))
         self.client.set_terminated(run_id, content.STATUS[trial["state"]], end)
         child = Child(run_id, content.digest(trial), key, teacher.run_id if teacher else "")
         tracked.trials[study["id"], trial["number"]] = child

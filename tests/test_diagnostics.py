@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench import launch
 from bench.reports import comparison, diagnostics, experts, routing, strata
 from bench.reports.blocks import COST, DIAGNOSTICS, QUALITY, SIZES, STRATA, blocks
 from bench.results import Store, frame, load
@@ -128,6 +129,15 @@ def test_one_common_seed_gives_a_difference_without_an_interval():
     assert texts(table, "neighbours", "border")["rbm"] == "+2.00"
 
 
+def test_two_seeds_give_no_interval_since_theirs_would_be_as_wide_as_the_page():
+    some = [row for row in rows() if row.cell["seed"] < 2]
+    block = block_of(some)
+    _, table = strata.tables_of(block)
+    assert texts(table, "neighbours", "border")["rbm"] == "+2.05"
+    _, low, high = strata._accuracy(block, line_of(block, "rbm"), "accuracy_border")
+    assert np.isnan([low, high]).all()
+
+
 def test_records_hold_raw_fractions_and_the_paired_difference():
     table = pd.DataFrame(strata.records(block_of(rows())))
     one = table[(table["student"] == "rbm") & (table["metric"] == "accuracy_border")].iloc[0]
@@ -144,6 +154,17 @@ def test_figures_have_a_row_for_each_block_and_a_panel_for_each_family():
     assert len(drawn["strata_difference"].axes) == 2  # the second block compares nothing
     ticks = [text.get_text() for text in drawn["strata_difference"].axes[0].get_yticklabels()]
     assert ticks == ["sage:glnn (teacher)", "rbm"]
+
+
+def test_a_family_that_a_block_lacks_leaves_its_panel_out():
+    lone = {"test_accuracy": 0.6, "accuracy_border": 0.5, "accuracy_interior": 0.7}
+    both = [*rows(), make_row("glnn", 0, dataset="d", variants={"": lone})]
+    figure = strata.figures_of(blocks(frame(both), plan_of(both)))["strata"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["degree", "neighbours"] * 2
+    shown = [ax.has_data() for ax in figure.axes]
+    assert shown[:2] == [True, True]
+    assert shown[3]
+    assert figure.axes[2].get_legend() is None
 
 
 # ---- experts --------------------------------------------------------------------------------
@@ -279,8 +300,8 @@ def test_states_of_one_column_and_equal_states_can_be_projected():
 
 def test_the_page_is_written_beside_the_comparison_and_the_figures_are_in_it(store, tmp_path):
     out = tmp_path / "report"
-    table = load(store.root)
-    paths = comparison.write(table, [], out, title="x", store=store)
+    outcome = launch.Outcome([], {key: store.read(key) for key in ("key0", "key1")})
+    paths = launch.report(outcome, "x", out, store)
     names = {path.name for path in paths}
     assert names >= {"diagnostics.md", "diagnostics.csv", "diagnostics.html"}
     assert names >= {"strata.png", "strata.svg", "experts_1_moe.png", "experts_1_moe.svg"}
@@ -293,7 +314,7 @@ def test_the_page_is_written_beside_the_comparison_and_the_figures_are_in_it(sto
     numbers = pd.read_csv(out / "diagnostics.csv")
     assert set(numbers["metric"]) == {*NAMES, "expert_entropy", "experts_collapsed"}
     first = (out / "experts_1_moe.svg").read_bytes()
-    diagnostics.write(blocks(table, []), out, title="x", store=store, told=[])
+    diagnostics.write(blocks(load(store.root), []), out, title="x", store=store, told=[])
     assert (out / "experts_1_moe.svg").read_bytes() == first
 
 

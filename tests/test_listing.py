@@ -46,7 +46,8 @@ def test_a_method_shows_its_source_ranges_and_presets():
     assert "Source: Kipf & Welling" in text
     assert "preset kipf" in text
     facts = json.loads(listing.ls("teachers", "gcn:kipf", "json", []))
-    assert facts["config"]["lr"] == {"default": 0.01, "low": 1e-5, "high": 1.0, "log": True}
+    lr = {"default": 0.01, "low": 1e-5, "high": 1.0, "log": True, "search": [0.001, 0.05]}
+    assert facts["config"]["lr"] == lr
 
 
 def test_a_name_alone_is_found_among_all_kinds(tmp_path):

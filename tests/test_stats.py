@@ -8,6 +8,7 @@ from scipy import stats as oracle
 from bench.stats import (
     against_best,
     against_published,
+    best_of,
     difference,
     holm,
     paired,
@@ -189,3 +190,31 @@ def test_a_population_std_becomes_unbiased():
     assert unbiased(float(np.std(NOISE)), 10) == pytest.approx(np.std(NOISE, ddof=1))
     assert unbiased(None, 10) is None
     assert unbiased(0.1, None) == 0.1
+
+
+# ---- the best of n --------------------------------------------------------------------------
+
+
+def test_the_best_of_n_draws_by_hand():
+    """Of 1, 2, 3: two draws are {1,2}, {1,3} or {2,3}, with the best 2, 3, 3."""
+    one, two, three = best_of([3.0, 1.0, 2.0])
+    assert (one.n, one.mean, one.low, one.high) == (1, 2.0, 1.0, 3.0)
+    assert (two.n, two.low, two.high) == (2, 2.0, 3.0)
+    assert two.mean == pytest.approx(8 / 3)
+    assert (three.n, three.mean, three.low, three.high) == (3, 3.0, 3.0, 3.0)
+
+
+def test_the_best_of_n_draws_is_the_mean_over_all_subsets():
+    values = [0.3, 0.9, 0.1, 0.4, 0.4, 0.8, 0.2]
+    for found in best_of(values, 0.5):
+        best = sorted(max(some) for some in itertools.combinations(values, found.n))
+        assert found.mean == pytest.approx(sum(best) / len(best))
+        quartiles = np.quantile(best, [0.25, 0.75], method="inverted_cdf")
+        assert (found.low, found.high) == tuple(quartiles)
+
+
+def test_the_best_of_thousands_of_draws_is_finite_and_rises():
+    means = [found.mean for found in best_of(np.linspace(0, 1, 1500))]
+    assert means[-1] == pytest.approx(1.0)
+    assert np.all(np.diff(means) >= 0)
+    assert best_of([]) == []

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 LEVEL = 0.8
 CAPTION = (
-    "thick, the expected best mean val accuracy of n trials drawn without replacement from those "
-    f"of the study, with the band that holds {100 * LEVEL:.0f} % of the draws; thin steps, the "
+    "Thick: the expected best mean val accuracy of n trials drawn without replacement from those "
+    f"of the study, with the band that holds {100 * LEVEL:.0f} % of the draws; thin steps: the "
     "best so far in the order in which the trials ran. Trials of a guided sampler are no "
     "independent draws, and with all trials drawn there is no band. Pruned and failed trials count "
     "as draws, worth the worst complete one."
@@ -113,7 +113,7 @@ def panels_of(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     for place, own in places.items():
         teachers = list(dict.fromkeys(c.where["teacher"] for c in own if c.where["teacher"]))
         for teacher in teachers or [""]:
-            title = "  ·  ".join(filter(None, (place[0], *place[1:], teacher)))
+            title = f"{place[0]}\n" + "  ·  ".join(filter(None, (*place[1:], teacher)))
             found[title] = [c for c in own if c.where["teacher"] in (teacher, "")]
     return found
 

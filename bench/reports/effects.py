@@ -197,7 +197,8 @@ def experts_grid(
     found: dict[tuple[int, int], Effect | None] = {_place(own): None}
     for effect in _against(block, base):
         config = _config(configs, effect.line)
-        if effect.line.teacher == base.teacher and _others(config) == _others(own):
+        alike = config.keys() == own.keys() and _others(config) == _others(own)
+        if alike and effect.line.teacher == base.teacher:
             found[_place(config)] = effect
     values = [{place[axis] for place in found} for axis in (0, 1)]
     return found if min(map(len, values)) > 1 else None

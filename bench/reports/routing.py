@@ -168,7 +168,7 @@ def _map(panels: Sequence["Axes"], routing: Routing) -> None:
     top = routing.layers[-1].experts[routing.nodes, 0].astype(int) + 1
     labels = routing.labels[routing.nodes].astype(int)
     left, right = panels
-    _scatter(left, points, top, "by the expert of the largest gate, last layer")
+    _scatter(left, points, top, "by the expert with the largest gate")
     _scatter(right, points, labels, "by class")
     for ax in (left, right):
         ax.set(xticks=[], yticks=[], xlabel=f"first component, {100 * shares[0]:.0f} % of variance")
@@ -183,22 +183,15 @@ def _scatter(ax: "Axes", points: np.ndarray, groups: np.ndarray, title: str) -> 
     frequent = frequent[sizes[frequent] > 0]
     rest = ~np.isin(groups, frequent)
     look: dict[str, Any] = {"s": 7, "linewidths": 0, "alpha": 0.75, "rasterized": True}
-    if rest.any():
-        ax.scatter(*points[rest].T, color=OTHER, label="other", **look)
+    others = ax.scatter(*points[rest].T, color=OTHER, label="other", **look)  # below the rest
     palette = sns.color_palette("colorblind", 10).as_hex()
     colours = [colour for i, colour in enumerate(palette) if i != 7]  # grey is for the others
-    for group, colour in zip(frequent, colours, strict=False):
-        mine = groups == group
-        ax.scatter(*points[mine].T, color=colour, label=str(group), **look)
+    shown = [
+        ax.scatter(*points[groups == group].T, color=colour, label=str(group), **look)
+        for group, colour in zip(frequent, colours, strict=False)
+    ]
     ax.set_title(title, loc="left", weight="normal")
-    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.07)}
-    ax.legend(
-        ncols=9,
-        frameon=False,
-        fontsize=8,
-        markerscale=2,
-        handletextpad=0,
-        columnspacing=0.8,
-        **below,
-    )
+    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.07), "ncols": 5}
+    below |= {"frameon": False, "fontsize": 8, "handletextpad": 0, "columnspacing": 0.8}
+    ax.legend(handles=[*shown, *([others] if rest.any() else [])], markerscale=2, **below)
     sns.despine(ax=ax)

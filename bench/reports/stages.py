@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.metrics import METRICS
 from bench.reports import figures
@@ -103,7 +103,7 @@ def _figure(panels: Sequence[tuple[Block, str]], cost: str) -> "Figure | None":
     figure, axes = grid(titles, height=3.4)
     for ax, (block, teacher) in zip(axes, drawn, strict=True):
         _panel(ax, block, teacher, (cost, colours))
-    _legend(figure, colours)
+    _legend(figure, colours, columns=4 if len(drawn) == 1 else 6)
     return figure
 
 
@@ -190,13 +190,14 @@ def _ticks(ax: "Axes") -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
 
 
-def _legend(figure: "Figure", colours: dict[str, str]) -> None:
+def _legend(figure: "Figure", colours: dict[str, str], columns: int) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], marker="o", color=c, label=family) for family, c in colours.items()]
     for label, look in _keys():
         handles.append(Line2D([], [], color="#555555", label=label, **look))  # type: ignore[arg-type]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5)
+    place: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 8.5}
+    figure.legend(handles=handles, ncols=columns, **place)
 
 
 def _keys() -> Iterator[tuple[str, dict[str, object]]]:

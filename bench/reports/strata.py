@@ -6,6 +6,7 @@ train nodes); a row has the accuracy on each and how many nodes it has.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics import METRICS
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASELINE = "glnn"
+ENOUGH = 3  # seeds for an interval: that of two is 13 standard errors wide to either side
 FEW = 50  # a part of fewer nodes moves by more than two points with each of them
 HEADS = {
     "accuracy_degree_low": Column("degree", "low"),
@@ -40,7 +42,7 @@ LEGEND = (
     "hops to the nearest train node, 3+ where no path leads to it. A part pools observed and "
     "unseen test nodes.",
     "Bold: the best mean of a column among the students. Differences are paired by seed, with 95 % "
-    "intervals (Student's t) from two common seeds on, not corrected for the number of "
+    "intervals (Student's t) from three common seeds on, not corrected for the number of "
     "comparisons.",
 )
 _LOOKS = (("#0173b2", "o"), ("#de8f05", "s"), ("#029e73", "^"))  # safe for the colour-blind
@@ -67,6 +69,8 @@ def gap_of(block: Block, line: Line, stratum: str) -> Difference | None:
     if other is None:
         return None
     gap = difference(line.runs[stratum], other.runs[stratum])
+    if gap.n < ENOUGH:
+        gap = replace(gap, low=math.nan, high=math.nan)
     return gap if gap.n else None
 
 
@@ -160,9 +164,10 @@ def records(block: Block) -> Iterator[dict[str, Any]]:
 
 Point = tuple[float, float, float]  # middle, low, high in percent; NaN for no interval
 CAPTIONS = {
-    "strata": "Accuracy by stratum: the mean over the seeds and its 95 % interval.",
+    "strata": "Accuracy by stratum: the mean over the seeds and its 95 % interval (from three "
+    "seeds on).",
     "strata_difference": "Difference from GLNN of the same teacher by stratum, in points, paired "
-    "by seed, with its 95 % interval.",
+    "by seed, with its 95 % interval (from three seeds on).",
 }
 
 
@@ -178,7 +183,8 @@ def figures_of(blocks: Sequence[Block]) -> "dict[str, Figure | None]":
 
 def _accuracy(block: Block, line: Line, name: str) -> Point | None:
     s = spread(line.runs[name])
-    return (100 * s.mean, 100 * s.low, 100 * s.high) if s.n else None
+    low, high = (s.low, s.high) if s.n >= ENOUGH else (math.nan, math.nan)
+    return (100 * s.mean, 100 * low, 100 * high) if s.n else None
 
 
 def _difference(block: Block, line: Line, name: str) -> Point | None:
@@ -201,7 +207,7 @@ def _figure(
     figure, top = Figure(figsize=(width, height)), height
     for block, own in zip(blocks, lines, strict=True):
         tall = 0.42 * len(own)
-        place = {"left": left / width, "right": 1 - 0.1 / width, "wspace": 0.08}
+        place = {"left": left / width, "right": 1 - 0.1 / width, "wspace": 0.1}
         place |= {"top": (top - 0.6) / height, "bottom": (top - 0.6 - tall) / height}
         grid = figure.add_gridspec(1, len(families), **place)
         head: dict[str, Any] = {"weight": "bold", "fontsize": 10, "va": "top"}
@@ -209,6 +215,7 @@ def _figure(
         for i, family in enumerate(families):
             names = [n for n in shown(block) if METRICS[n].family == family]
             ax = figure.add_subplot(grid[i])
+            ax.set_visible(bool(names) or i == 0)
             _panel(ax, {n: [point_of(block, line, n) for line in own] for n in names}, label)
             ax.set_title(family, loc="left", weight="normal")
             ax.set(yticks=range(len(own)), yticklabels=[] if i else _names(own))
@@ -235,9 +242,11 @@ def _panel(ax: "Axes", points: dict[str, list[Point | None]], label: str) -> Non
             ax.errorbar(middle, at, xerr=half, capsize=2, linewidth=1.2, **look)
         ax.plot([], [], linestyle="", label=HEADS[name].unit, **look)
     ax.set(xlabel=label, ylabel="")
+    ax.locator_params(axis="x", nbins=5)
     ax.grid(visible=False, axis="y")
-    if points:  # right of the title
-        above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.03, 0.97)}
+    if any(point for values in points.values() for point in values):  # right of the title
+        above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.03, 1.0)}
+        above["borderaxespad"] = 0.1
         ax.legend(ncols=3, frameon=False, fontsize=8, handletextpad=0, columnspacing=0.6, **above)
     sns.despine(ax=ax, left=True)
 

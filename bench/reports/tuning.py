@@ -13,10 +13,9 @@ import pandas as pd
 
 import bench
 from bench.reports import budget
-from bench.stats import Spread, spread
+from bench.stats import Difference, Spread, spread
 from bench.tables import (
     DASH,
-    MINUS,
     Cell,
     Column,
     Row,
@@ -27,6 +26,7 @@ from bench.tables import (
     markdown,
     percent,
     plain,
+    points,
 )
 from bench.tuning import best_trial, default_trial, read_studies
 
@@ -47,7 +47,7 @@ LEGEND = (
     "best of all trials, and so optimistic."
 )
 CAPTIONS = {
-    "best_of_trials": "What a budget of n trials finds: " + budget.CAPTION,
+    "best_of_trials": "What a budget of n trials finds. " + budget.CAPTION,
     "best_of_seconds": "The same against the time of the fits: n trials take n times the mean of "
     "the study. " + budget.CAPTION,
 }
@@ -116,12 +116,13 @@ def _table(dataset: str, split: str, setting: str, studies: Sequence[Study]) -> 
     groups: dict[str, list[Study]] = {}
     for study in studies:
         groups.setdefault(study["where"]["teacher"], []).append(study)
-    rows = []
+    rows: list[Row] = []
+    notes: list[str] = []
     for teacher in sorted(groups, key=lambda name: not name):  # without a teacher: at the end
         if len(groups) > 1 or teacher:
             rows.append(Row(teacher or "no teacher", (), heading=True))
         rows += [_row(study) for study in groups[teacher]]
-    notes = [sentence for study in studies for sentence in _notes(study)]
+        notes += [sentence for study in groups[teacher] for sentence in _notes(study)]
     return Table(f"{dataset}, {split} split, {setting}", _COLUMNS, tuple(rows), tuple(notes))
 
 
@@ -135,7 +136,7 @@ def _row(study: Study) -> Row:
         Cell(compact(sum(t["seconds"] for t in trials))),
         Cell(percent(_seeds(default))),
         Cell(percent(_seeds(best))),
-        Cell(DASH if math.isnan(gain) else f"{100 * gain:+.2f}".replace("-", MINUS)),
+        Cell(points(Difference(gain, math.nan, math.nan, 1))),
         Cell(f"{best['number']} ({_origin(best)})" if best else DASH),
     ]
     return Row(study["where"]["student"], tuple(cells), full_label=_name(study))
@@ -205,7 +206,7 @@ def _told(studies: Sequence[Study]) -> list[str]:
         "fits took: seconds of training of all trials together, while other fits may use the other "
         "cores; the part of a fit that pruning stopped is not in it.",
         *dict.fromkeys(map(_search, studies)),
-        "Figures: " + budget.CAPTION,
+        "Curves of what a budget finds. " + budget.CAPTION,
     ]
     if len(budgets) > 1:
         known = ", ".join(map(str, sorted(budgets)))

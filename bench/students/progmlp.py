@@ -15,8 +15,8 @@ arXiv 2507.19031 (AAAI 2026); its code is not public. K students are trained one
   c_m > `exit_threshold`.
 
 Variants: `1` .. `K` run that many students; `exit` runs as many as the threshold asks for, decided
-when the fit ends, on the observed unlabelled nodes; `node0.9` lets every node stop by itself (its
-own c_k > 0.9, and w from its own c): this is ours.
+when the fit ends, on the observed unlabelled nodes (`answer` decides for the batch at hand);
+`node0.9` lets every node stop by itself (its own c_k > 0.9, and w from its own c): this is ours.
 
 What the paper leaves open, and how it is read here. "k beta" is a power. KL is KL(teacher ||
 student), T = 1. The permutation is drawn every epoch. lambda starts at 0, follows the moving
@@ -61,15 +61,21 @@ class _Prefix(Method):
         return _together(self, graph, nodes)
 
 
-def _together(model: Any, graph: Graph, nodes: Tensor | None) -> Output:
-    """Run a model's students in turn; return the log of Eq. 10 and the last hidden states."""
+def _outputs(model: Any, graph: Graph, nodes: Tensor | None) -> Iterator[Output]:
+    """Run a model's students in turn, as long as somebody asks for the next one."""
     own = graph if nodes is None else stages.rows_of(graph, nodes)
     plain = own.extra
-    outputs: list[Output] = []
-    for k, stage in enumerate(model.stages):
-        if k and model.config.structure:
-            own = feed(own, plain, model.stages[k - 1].represent(outputs[-1]))
-        outputs.append(stage(own))
+    before: tuple[Stage, Output] | None = None
+    for stage in model.stages:
+        if before is not None and model.config.structure:
+            own = feed(own, plain, before[0].represent(before[1]))
+        before = stage, stage(own)
+        yield before[1]
+
+
+def _together(model: Any, graph: Graph, nodes: Tensor | None) -> Output:
+    """Return the log of Eq. 10 over all of a model's students, and the last hidden states."""
+    outputs = list(_outputs(model, graph, nodes))
     log_probs = [output.logits.log_softmax(1) for output in outputs]
     return Output(stages.mix(log_probs, model.confidences.softmax(0)), outputs[-1].hidden)
 
@@ -136,8 +142,8 @@ class ProGMLP(Method):
         mixup_rule: str = hp("intent", choices=("intent", "printed"))
         mixup_update: str = hp("stage", choices=("stage", "epoch"))
         scale_mixup: bool = hp(False, choices=(False, True))  # k^beta on Eq. 6, as Fig. 2 draws it
-        exit_threshold: float = hp(0.9, low=0.0, high=1.0)  # of the variant `exit`
-        node_thresholds: tuple[float, ...] = hp((0.5, 0.7, 0.9, 0.95, 0.99))  # of `node0.5` ...
+        exit_threshold: float = hp(0.75, low=0.0, high=1.0)  # of `exit`; the paper scans 0 to 0.75
+        node_thresholds: tuple[float, ...] = hp((0.5, 0.7, 0.9))  # of `node0.5` ...
 
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
@@ -149,6 +155,26 @@ class ProGMLP(Method):
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
         """Compute `nodes` with all students."""
         return _together(self, graph, nodes)
+
+    @torch.no_grad()
+    def answer(
+        self, graph: Graph, nodes: Tensor | None = None, *, threshold: float
+    ) -> tuple[Output, int]:
+        """Compute a batch of `nodes` with as many students as it takes to be sure of the batch.
+
+        Eq. 9-10 with the mean confidence of this very batch, whatever `exit_threshold` is.
+
+        Returns:
+            The outputs, and how many students ran.
+        """
+        said, sure = [], []
+        for output in _outputs(self, graph, nodes):
+            said.append(output.logits.log_softmax(1))
+            sure.append(stages.confidence(output.logits).mean())
+            if sure[-1] > threshold:
+                break
+        logits = stages.mix(said, torch.stack(sure).softmax(0))
+        return Output(logits, output.hidden), len(said)
 
     def begin_epoch(self, task: Task, step: Step) -> None:
         """Prepare an epoch of every student."""

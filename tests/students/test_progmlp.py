@@ -349,6 +349,25 @@ def test_more_students_run_as_the_threshold_rises(fitted):
 
 
 @torch.no_grad()
+def test_a_batch_is_answered_with_its_own_confidence(fitted, task):
+    unlabelled = torch.arange(7, 30)  # whose confidence the form `exit` was decided on
+    grid = [i / 20 for i in range(-1, 21)]
+    counts = []
+    for threshold in grid:
+        fitted.config = replace(fitted.config, exit_threshold=max(threshold, 0.0))
+        output, runs = fitted.answer(task.graph, unlabelled, threshold=threshold)
+        form = fitted.deploy()["exit"]
+        assert len(form.stages) == runs
+        torch.testing.assert_close(output.logits, form(task.graph, unlabelled).logits)
+        counts.append(runs)
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (1, 4)
+    first, _ = fitted.answer(task.graph, unlabelled, threshold=0.0)
+    alone = fitted.stages[0](task.graph, unlabelled).logits.log_softmax(1)
+    torch.testing.assert_close(first.logits, alone)
+
+
+@torch.no_grad()
 def test_every_node_stops_by_itself(fitted, task):
     logits = torch.stack(said(fitted, task.graph))  # [K, N, C]
     sure = logits.softmax(2).amax(2)
