@@ -334,10 +334,12 @@ def _require(device: str) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads of each process.")
 @click.option("--timeout", type=_SECONDS, default=None, help="Seconds a cell may take.")
 @click.option("--storage", default=None, help="URL of a database [default: a journal file each].")
-@click.option("--tuned", "tuned_file", default=None, help="File to write [default: sweeps/tuned/].")
-@click.option("--dry-run", is_flag=True, help="Print the studies, their spaces and what is done.")
+@click.option("--out", default=None, help="File for what won [default: tuned/ beside the sweep].")
+@click.option("--dry-run", is_flag=True, help="Print the studies and their search spaces.")
 @click.option("--no-track", is_flag=True, help="Do not write to MLflow.")
 @click.option("--reports", default="reports", show_default=True, help="Folder for the report.")
+@_engine
+@_scheduler
 @_uri
 @_results
 @_data
@@ -357,12 +359,13 @@ def tune(sweep: str, overrides: tuple[str, ...], **options: Any) -> None:
     found = _sweep_of(sweep, overrides, options)
     root, path = data_root(options["data"]), _path_of(sweep)
     assert path is not None
+    tuning.require(found)
     asked = searches(found, root)
     if options["dry_run"]:
         click.echo(listing_tune.plan(found, asked))
         return
     _require(found.device)
-    tuned = Path(options["tuned_file"] or _tuned_path(path, found.name))
+    tuned = Path(options["out"] or _tuned_path(path, found.name))
     cells = tuning.sample_cells(found, asked)
     outcome = launch_tune.launch(
         found,
@@ -374,12 +377,14 @@ def tune(sweep: str, overrides: tuple[str, ...], **options: Any) -> None:
         track_uri=options["uri"],
         track=not options["no_track"],
         reports=Path(options["reports"]) / f"{found.name}-tuning",
+        **_where(options),
     )
     click.echo(listing_tune.closing(outcome, f"gkdbench run {path} --tuned", tuned))
     shown = (".yaml", ".md", ".html")
     click.echo("\n".join(str(file) for file in outcome.files if file.suffix in shown))
     for warning in outcome.warnings:
         click.echo(f"warning: {warning}", err=True)
+    sys.exit(0 if len(outcome.found) + len(outcome.skipped) == len(asked) else 1)
 
 
 def _tuned_path(path: Path, name: str) -> Path:

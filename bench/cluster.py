@@ -27,13 +27,13 @@ from typing import Any
 
 from bench import __version__
 from bench.cell import Cell
+from bench.cluster_client import connect, translated
 from bench.cluster_worker import Answer, Order, answer, pack, release, stop, unpack
 from bench.engine import Engine, Job, Plan
 from bench.place import Place
 
 _log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 15.0
 LOOK_SECONDS = 5.0  # between two looks at the workers
 LOSSES = 3  # workers that may be lost with the same cell, for that cell to be the reason
 TEACHERS_KEPT = 64  # whose files stay on the cluster
@@ -55,7 +55,7 @@ class DaskEngine(Engine):
     def __init__(self, place: Place, plan: Plan, scheduler: str) -> None:
         super().__init__(place, plan)
         self.scheduler = scheduler
-        self.client = _connect(scheduler)
+        self.client = connect(scheduler)
         self.name = f"gkdbench-{uuid.uuid4().hex[:12]}"
         self.token = self.place.results / f".{self.name}"
         self.token.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class DaskEngine(Engine):
                 self.client.cancel([sent.future for sent in self._sent.values()])
                 self.client.run(release, self.name, wait=False, on_error="ignore")
         else:
-            logging.getLogger("distributed").setLevel(logging.CRITICAL)  # our sentence is enough
+            logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # we told already
         self._sent.clear()
         self._teachers.clear()
         self.client.close(timeout=5)
@@ -187,7 +187,7 @@ class DaskEngine(Engine):
         if status == "error":
             error = sent.future.exception()
             if type(error).__name__ != "KilledWorker":
-                raise error
+                raise translated(error, self.scheduler)
             if self._begun[sent.job.cell.key] >= LOSSES:
                 self._give_up(sent)
                 return
@@ -266,30 +266,6 @@ class DaskEngine(Engine):
                 f"the Dask scheduler at {self.scheduler} is gone; what is finished is kept: start "
                 "it again, and the same command goes on from there"
             )
-
-
-def _connect(scheduler: str) -> Any:
-    """Connect to a scheduler by its address or its scheduler file.
-
-    Raises:
-        ValueError: distributed is not installed, or this is no address.
-        ConnectionError: nobody answers.
-    """
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise ValueError(
-            "engine 'dask' needs the package distributed, which is not here; install it with "
-            "`pip install 'gkdbench[cluster]'`"
-        ) from error
-    where = {"scheduler_file" if Path(scheduler).is_file() else "address": scheduler}
-    try:
-        return Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
-    except OSError as error:
-        raise ConnectionError(
-            f"no Dask scheduler answers at {scheduler}; start one with `dask scheduler`, and its "
-            f"workers with `dask worker {scheduler} --nthreads 1`"
-        ) from error
 
 
 @functools.lru_cache(maxsize=64)

@@ -77,7 +77,7 @@ def answer(order: Order, teacher: tuple[Row, Files] | None) -> Answer:
     """Answer an order; called by Dask, in a thread of a worker.
 
     Raises:
-        RuntimeError: this worker has another version of this package.
+        ValueError: this worker has another version of this package.
         FileNotFoundError: it does not see the data.
     """
     from distributed import get_worker
@@ -122,7 +122,7 @@ def answer(order: Order, teacher: tuple[Row, Files] | None) -> Answer:
 def _check(order: Order) -> None:
     host = socket.gethostname()
     if order.version != __version__:
-        raise RuntimeError(
+        raise ValueError(
             f"the worker on {host} has gkdbench {__version__}, and this is {order.version}; "
             "install the same version there"
         )

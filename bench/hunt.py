@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench import registry, space
 from bench.cell import SCHEMA, Cell
 from bench.expand import Search
+from bench.hparams import derive_seed
 from bench.results import CorruptError, Row
 from bench.study import Study, Trial
 from bench.sweep import Sweep
@@ -57,10 +58,13 @@ class Hunt:
         if not found:
             raise ValueError(f"{owner} has nothing to search; open a range in tune.space")
         self.space = list(found.values())
-        self.id = study_id(self._decides())
+        decides = self._decides()
+        self.id = study_id({**decides, "sweep": sweep.name, "where": self.where})
         self.name = "/".join((*filter(None, (sweep.name, *self.where)), self.id))
         self.folder = place.results / "tuning" / self.id
-        self.study = Study(self.name, self.folder, storage, self.tuning, self.space)
+        # Under another name the same search tries the same, and finds its cells done.
+        seed = derive_seed(self.tuning.seed, study_id(decides))
+        self.study = Study(self.name, seed, self.folder, storage, self.tuning, self.space)
         for origin, config in self.starts.items():
             self.study.enqueue(origin, self._params_of(config))
         self.running = [self._begun(t) for t in self.study.interrupted(self.base)]

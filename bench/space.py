@@ -78,7 +78,7 @@ def space(
     Raises:
         ValueError: an unknown hyper-parameter, or a value that is not allowed.
     """
-    fields, narrowed = fields_of(config), narrowed or {}
+    fields, narrowed, tried = fields_of(config), narrowed or {}, list(tried)
     for name in narrowed:
         if name not in fields:
             raise ValueError(f"{owner}: {unknown('config key', name, fields)}")
@@ -93,7 +93,15 @@ def space(
             for values in tried:
                 dimension = dimension.widened(values[name])
             found[name] = dimension
-    return found
+    return {name: d for name, d in found.items() if _can_apply(d, found, tried)}
+
+
+def _can_apply(
+    dimension: Dimension, found: Mapping[str, Dimension], tried: list[Mapping[str, Any]]
+) -> bool:
+    """Whether its condition is searched too, or holds where the search starts."""
+    field = dimension.when.partition("=")[0]
+    return field in ("", *found) or not tried or any(dimension.applies(t) for t in tried)
 
 
 def pinned(config: type, owner: str, narrowed: Mapping[str, Any]) -> dict[str, Any]:

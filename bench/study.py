@@ -39,6 +39,7 @@ class Study:
     def __init__(
         self,
         name: str,
+        seed: int,
         place: Path,
         storage: str | None,
         tuning: Tuning,
@@ -48,6 +49,7 @@ class Study:
 
         Args:
             name: its whole name, with its id.
+            seed: of its samplers.
             place: folder for the journal, where no `storage` is given.
             storage: URL of a database, as Optuna takes it.
             tuning: the search.
@@ -56,7 +58,7 @@ class Study:
         Raises:
             ValueError: the database cannot be reached.
         """
-        self.name, self.tuning, self.space = name, tuning, list(space)
+        self.name, self.seed, self.tuning, self.space = name, seed, tuning, list(space)
         optuna = _optuna()
         try:
             self._study = optuna.create_study(
@@ -90,8 +92,8 @@ class Study:
     def _sampler(self, number: int) -> Any:
         """A fresh sampler for the trial of this number."""
         samplers, kind = _optuna().samplers, self.tuning.sampler
-        fixed = derive_seed(self.tuning.seed, self.name) % 2**32
-        seed = derive_seed(self.tuning.seed, self.name, number) % 2**32
+        fixed = derive_seed(self.seed, "study") % 2**32
+        seed = derive_seed(self.seed, "trial", number) % 2**32
         quiet = {"warn_independent_sampling": False}
         with _quiet():
             if kind == "tpe":

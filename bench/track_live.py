@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from bench import track_content as content
 from bench.cell import Cell
-from bench.engine import Report
+from bench.jobs import Report
 from bench.results import Row, Store
 from bench.track_content import Entry
 
 AFTER = 30.0  # seconds of a fit before it gets a run: most are over by then
-POINTS = 20  # in one go; the row brings the whole curve
+POINTS = 6  # in one go; the row brings the whole curve
 CURVE = "history/val_accuracy"
 
 

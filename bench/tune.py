@@ -46,9 +46,22 @@ class TuneOutcome:
     warnings: list[str] = field(default_factory=list)
 
 
+def require(sweep: Sweep) -> Tuning:
+    """Return what a sweep says of tuning.
+
+    Raises:
+        ValueError: it says nothing, or has no students.
+    """
+    if sweep.tune is None:
+        raise ValueError(f"sweep '{sweep.name}' has no `tune`; add `tune: {{trials: 32}}` to it")
+    if not sweep.students:
+        raise ValueError(f"sweep '{sweep.name}' has no students to tune")
+    return sweep.tune
+
+
 def sample_cells(sweep: Sweep, asked: Iterable[Search]) -> list[Cell]:
     """Return cells like those of a tuning, as many as a batch of each study, to plan with."""
-    tuning = sweep.tune or Tuning()
+    tuning = require(sweep)
     return [
         Cell(a.protocol, a.teacher, a.student, seed, seed, seed, sweep.device, False)
         for a in asked
@@ -90,14 +103,11 @@ def tune(
     Raises:
         ValueError: the sweep has no `tune`, or another process tunes it.
     """
-    if sweep.tune is None:
-        raise ValueError(f"sweep '{sweep.name}' has no `tune`; add `tune: {{trials: 32}}`")
+    tuning = require(sweep)
     outcome = TuneOutcome()
     with _alone(place.store, sweep.name):
         hunts = [Hunt(asked, sweep, place, storage) for asked in searches(sweep, data_root)]
-        if not hunts:
-            raise ValueError(f"sweep '{sweep.name}' has no students to tune")
-        total = sum(max(sweep.tune.trials - h.study.finished, 0) for h in hunts)
+        total = sum(max(tuning.trials - h.study.finished, 0) for h in hunts)
         try:
             told = _search(hunts, place, plan, outcome, engine, on_trials)
             with contextlib.closing(told):  # an interrupt ends the workers now

@@ -32,8 +32,10 @@ LAYERS: dict[str, list[str]] = {
             "score",
             "run",
             "engine",
+            "jobs",
             "pool",
             "cluster",
+            "cluster_client",
             "cluster_worker",
             "launch",
             "tune",
@@ -60,8 +62,8 @@ REPORTS_READ |= {"tuning"}
 OWNERS = {
     "mlflow": {"track", "track_content", "track_index", "track_store", "track_study"},
     "optuna": {"study"},
-    "dask": {"cluster", "cluster_worker"},
-    "distributed": {"cluster", "cluster_worker"},
+    "dask": {"cluster", "cluster_client", "cluster_worker"},
+    "distributed": {"cluster", "cluster_client", "cluster_worker"},
     "torch_geometric": {"datasets", "encodings"},
     "ogb": {"datasets"},
 }

@@ -5,6 +5,8 @@ import pytest
 
 import bench
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 MATRIX = {
     "datasets": "synthetic:nodes=300,degree=6,classes=3",
     "splits": "random",

@@ -15,6 +15,8 @@ import bench
 from bench.cli import main
 from tests import outside
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 ROOT = Path(bench.__file__).parent.parent
 DATA = "synthetic:nodes=300,degree=6,classes=3"
 SWEEP = f"""\
@@ -338,8 +340,8 @@ def test_what_was_finished_survives_and_no_worker_does(kind, sleepy):
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         else:
             process.kill()
-        _, errors = process.communicate(timeout=20)
-        _until(lambda: not any(map(_running, workers)), 20)
+        _, errors = process.communicate(timeout=60)
+        _until(lambda: not any(map(_running, workers)))
     finally:
         process.kill()
     if kind == "SIGINT":

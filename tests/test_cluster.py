@@ -1,6 +1,7 @@
 """A scheduler and two workers of Dask, each a process of its own."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 import bench
 from bench import cluster as cluster_module
-from bench import cluster_worker
+from bench import cluster_client, cluster_worker
 from bench.cluster_worker import Answer, Order
 from bench.engine import Plan, Report, Stopped, open_engine, run_cells
 from bench.results import CorruptError
@@ -169,7 +170,7 @@ def test_fits_report_and_stop_across_the_cluster(cluster, place):
 
 @pytest.mark.slow
 def test_a_scheduler_that_is_gone_ends_the_run_and_the_same_cells_go_on(
-    cluster, place, cells, alone, monkeypatch
+    cluster, place, cells, alone
 ):
     with pytest.raises(ConnectionError) as caught, on(cluster, place) as runner:  # noqa: PT012
         for cell in cells:
@@ -181,7 +182,6 @@ def test_a_scheduler_that_is_gone_ends_the_run_and_the_same_cells_go_on(
         f"the Dask scheduler at {cluster.address} is gone; what is finished is kept: start it "
         "again, and the same command goes on from there"
     )
-    monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 0.1)
     with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127"):
         on(cluster, place)
     started = {key: place.store.read(key).ran["started"] for key in kept}
@@ -191,6 +191,22 @@ def test_a_scheduler_that_is_gone_ends_the_run_and_the_same_cells_go_on(
 
 
 # ---- without a cluster ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["foo", "tcp://foo", "http://foo:80", "tcp://foo:bar", ":8786"])
+def test_what_is_no_address_is_refused(place, text):
+    with pytest.raises(ValueError, match=f"'{text}' is no address of a Dask scheduler; write tcp"):
+        open_engine(place, Plan(1, 1), kind="dask", scheduler=text)
+
+
+def test_a_scheduler_file_names_the_address(tmp_path):
+    file = tmp_path / "scheduler.json"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        file.write_text(json.dumps({"address": address}))
+        assert cluster_client._address(str(file)) == address
+    with pytest.raises(ConnectionError, match=f"no Dask scheduler answers at {file}; start one"):
+        cluster_client.connect(str(file))
 
 
 class FakeFuture:
@@ -252,7 +268,7 @@ KilledWorker = type("KilledWorker", (Exception,), {})
 def fake(place, monkeypatch):
     """An engine on a client that does nothing, and that client."""
     client = FakeClient()
-    monkeypatch.setattr(cluster_module, "_connect", lambda scheduler: client)
+    monkeypatch.setattr(cluster_module, "connect", lambda scheduler: client)
     with open_engine(place, Plan(1, 1), kind="dask", scheduler="tcp://fake:1") as runner:
         yield runner, client
 
@@ -309,8 +325,27 @@ def test_an_answer_that_dask_lost_is_asked_for_again(fake):
     for _ in range(2):
         assert runner.events(timeout=0.0) == []
     assert len(client.sent) == 2
-    client.sent[1].end("error", OSError(28, "No space left on device"))
-    with pytest.raises(OSError, match="No space left"):
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (OSError(28, "No space left on device"), OSError, "No space left on device"),
+        (ModuleNotFoundError("No module named 'bench'"), ValueError, "the workers at tcp://fake"),
+        (
+            RuntimeError("Error during deserialization of the task graph. This ..."),
+            ValueError,
+            "the scheduler at tcp://fake:1 cannot read a cell; install gkdbench",
+        ),
+        (RuntimeError("a bug"), RuntimeError, "a bug"),
+    ],
+)
+def test_an_error_outside_of_the_cells_ends_the_run(fake, error, kind, message):
+    runner, client = fake
+    runner.submit(cell_of("students=mlp"))
+    runner.events(timeout=0.0)
+    client.sent[0].end("error", error)
+    with pytest.raises(kind, match=message):
         runner.events(timeout=0.0)
 
 
@@ -329,7 +364,7 @@ def test_a_cluster_without_workers_is_told_once(fake, caplog):
 def test_a_worker_that_cannot_answer_says_why(tmp_path):
     place = Place(tmp_path, tmp_path)
     order = Order("t", "e", "0.0.1", cell_of("students=mlp"), place, None, False, tmp_path, ())
-    with pytest.raises(RuntimeError, match=r"has gkdbench .*, and this is 0\.0\.1; install the sa"):
+    with pytest.raises(ValueError, match=r"has gkdbench .*, and this is 0\.0\.1; install the sa"):
         cluster_worker._check(order)
     order = replace(order, version=bench.__version__, data=(tmp_path / "cora.x",))
     with pytest.raises(FileNotFoundError, match=r"does not see .*cora\.x; give --data a folder th"):

@@ -114,7 +114,9 @@ def test_a_missing_file_is_named(root, name):
     assert str(gone) in str(caught.value)
 
 
-@pytest.mark.parametrize("module", {*MODULES.values(), npz}, ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [*dict.fromkeys(MODULES.values()), npz], ids=lambda m: m.__name__
+)
 def test_names_and_splits_can_be_read_without_running_the_file(module):
     tree = ast.parse(inspect.getsource(module))
     literals = {}

@@ -3,6 +3,7 @@ import pytest
 from bench import engine
 from bench.engine import Plan, Report, Stopped, open_engine, plan, run_cells
 from bench.expand import expand
+from bench.jobs import Job, Queue
 from bench.results import Row
 from bench.run import Place
 from bench.sweep import from_overrides
@@ -58,8 +59,8 @@ def test_an_engine_that_cannot_be_opened_says_why(place, options, message):
 
 def test_teachers_come_first_and_near_cells_before_far_ones():
     cells = cells_of("teachers=gcn", "students=mlp", "seeds=0-1")
-    jobs = {(c.seed, c.group[4]): engine.Job(c) for c in cells}
-    queue = engine.Queue()
+    jobs = {(c.seed, c.group[4]): Job(c) for c in cells}
+    queue = Queue()
     for at in [(0, "mlp"), (1, "mlp"), (0, ""), (1, "")]:
         queue.put(jobs[at])
     taken = [queue.take(jobs[1, ""].data) for _ in range(2)]
@@ -69,8 +70,8 @@ def test_teachers_come_first_and_near_cells_before_far_ones():
 
 
 def test_a_job_leaves_the_queue_once():
-    jobs = [engine.Job(cell) for cell in cells_of("students=mlp", "seeds=0-1")]
-    queue = engine.Queue()
+    jobs = [Job(cell) for cell in cells_of("students=mlp", "seeds=0-1")]
+    queue = Queue()
     for job in jobs:
         queue.put(job)
     assert queue.remove(jobs[0])

@@ -27,7 +27,9 @@ KINDS = {(role, name): registry.load_method(role, name) for role, name in METHOD
 ALONE = [method for method, kind in KINDS.items() if not kind.needs_teacher]
 READS_EDGES = [m for m, kind in KINDS.items() if kind.needs_teacher or kind.graph_use != "never"]
 DISTILLED = [name for (role, name), kind in KINDS.items() if kind.needs_teacher]
-SMALL = {"hidden_dim": 16, "max_epochs": 4, "reliability_start": 1, "reliability_refit": 1}
+SMALL = {"hidden_dim": 16, "max_epochs": 4, "warmup_epochs": 2, "num_stages": 2}
+SMALL |= {"reliability_start": 1, "reliability_refit": 1}
+SMALL |= {"encoding_dim": 8, "walk_length": 10, "walks_per_node": 2}
 
 
 # ---- fitting --------------------------------------------------------------------------------
@@ -40,19 +42,24 @@ def config_of(role: str, name: str, selection: str, **values) -> dict:
     return registry.configure(role, name, {k: v for k, v in chosen.items() if k in fields}, {})
 
 
-def fit(exam: Exam, role: str, name: str, selection: str = "last", **values):
+@functools.cache
+def fit(exam: Exam, role: str, name: str, selection: str = "last"):
     """Fit a method, after its teacher where it needs one; return state, history and logits."""
-    teacher = None
-    if KINDS[role, name].needs_teacher:
-        guide, _, output = fitted(exam, "teacher", "sage", selection)
-        teacher = TeacherOutput(output.logits, lambda: guide, lambda: output.hidden)
-    model, history, output = fitted(exam, role, name, selection, teacher, **values)
+    teacher = taught(exam, selection) if KINDS[role, name].needs_teacher else None
+    model, history, output = fitted(exam, role, name, selection, teacher)
     return model.state_dict(), history, output.logits
 
 
-def fitted(exam: Exam, role: str, name: str, selection: str, teacher=None, **values):
+@functools.cache
+def taught(exam: Exam, selection: str) -> TeacherOutput:
+    """What the teacher of all students says about an exam."""
+    guide, _, output = fitted(exam, "teacher", "sage", selection)
+    return TeacherOutput(output.logits, lambda: guide, lambda: output.hidden)
+
+
+def fitted(exam: Exam, role: str, name: str, selection: str, teacher=None):
     """Fit a method on its input columns; return it, its history and its outputs."""
-    config = config_of(role, name, selection, **values)
+    config = config_of(role, name, selection)
     encoding = Encoding.of_config(config, 0)
     if encoding is not None:
         encoded = encoding.compute(exam.seen.adj)
@@ -65,9 +72,9 @@ def fitted(exam: Exam, role: str, name: str, selection: str, teacher=None, **val
     return model, history, output
 
 
-def assert_same_fit(one: Exam, two: Exam, role: str, name: str, **values) -> None:
+def assert_same_fit(one: Exam, two: Exam, role: str, name: str, selection="last") -> None:
     (state, history, logits), (other, other_history, other_logits) = (
-        fit(exam, role, name, **values) for exam in (one, two)
+        fit(exam, role, name, selection) for exam in (one, two)
     )
     assert state.keys() == other.keys()
     for key in state:
@@ -208,23 +215,31 @@ def test_val_labels_reach_the_choice_of_the_epoch_alone(relabelled, role, name):
     assert before["val_accuracy"] != after["val_accuracy"]
 
 
+@pytest.fixture(scope="module")
+def altered(tmp_path_factory):
+    """A function: what of the train nodes was changed -> the inductive exam after that."""
+
+    @functools.cache
+    def exam(what: str) -> Exam:
+        root = tmp_path_factory.mktemp(what)
+        layouts.write_planetoid(root, graph=planetoid_content())
+        part = {"features": "allx", "labels": "ally", "edges": "graph"}[what]
+        change = {"features": new_features, "labels": new_labels, "edges": new_edges}[what]
+        rewrite(root, part, change(np.arange(3)))
+        return read(root, "inductive")
+
+    return exam
+
+
 @pytest.mark.parametrize(
     ("role", "name", "what"),
     [(*method, what) for method in METHODS for what in ("features", "labels")]
     + [(*method, "edges") for method in READS_EDGES],
 )
-def test_what_is_observed_does_reach_the_weights(cora, tmp_path, role, name, what):
+def test_what_is_observed_does_reach_the_weights(cora, altered, role, name, what):
     # The other side of the law: the comparison above would see a change that gets through.
     before, _ = cora("inductive", "raw")
-    layouts.write_planetoid(tmp_path, graph=planetoid_content())
-    train = np.arange(3)
-    if what == "features":
-        rewrite(tmp_path, "allx", new_features(train))
-    elif what == "labels":
-        rewrite(tmp_path, "ally", new_labels(train))
-    else:
-        rewrite(tmp_path, "graph", new_edges(train))
-    one, two = (fit(exam, role, name)[0] for exam in (before, read(tmp_path, "inductive")))
+    one, two = (fit(exam, role, name)[0] for exam in (before, altered(what)))
     assert any(not torch.equal(one[key], two[key]) for key in one)
 
 
@@ -237,6 +252,7 @@ def ask(path: Path, setting: str) -> Protocol:
     )
 
 
+@functools.cache
 def read_npz(path: Path) -> Exam:
     return examine(npz.load(f"npz:{path}", path), ask(path, "production"), 0)
 
@@ -300,25 +316,26 @@ def test_hidden_nodes_of_the_random_split_do_not_reach_the_weights(npz_pair, rol
 # ---- the whole way of a cell ----------------------------------------------------------------
 
 
-def weights_of(path: Path, results: Path, teacher: str, student: str) -> dict:
+def weights_of(path: Path, teacher: str, student: str) -> dict:
+    """The weights of a cell; a teacher is fitted once for all its students."""
     protocol = ask(path, "production")
     choices = [
         Choice(name, name, config_of(role, name, "val", dropout=0.0))
         for role, name in (("teacher", teacher), ("student", student))
     ]
-    place = run.Place(results, path.parent)
+    place = run.Place(path.with_suffix(""), path.parent)
     row = run.run(Cell(protocol, *choices, 0, 0, 0), place)
     assert (row.status, row.reason) == ("ok", "")
     return torch.load(place.store.artefact(row, "weights.pt"), weights_only=True)
 
 
 @pytest.mark.parametrize("teacher", registry.methods("teacher"))
-def test_a_cell_run_from_files_to_stored_weights_does_not_leak(npz_pair, tmp_path, teacher):
-    one, two = (weights_of(path, tmp_path / path.stem, teacher, "glnn") for path in npz_pair)
+def test_a_cell_run_from_files_to_stored_weights_does_not_leak(npz_pair, teacher):
+    one, two = (weights_of(path, teacher, "glnn") for path in npz_pair)
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 @pytest.mark.parametrize("student", DISTILLED)
-def test_whatever_a_student_takes_from_graph_and_teacher_does_not_leak(npz_pair, tmp_path, student):
-    one, two = (weights_of(path, tmp_path / path.stem, "sage", student) for path in npz_pair)
+def test_whatever_a_student_takes_from_graph_and_teacher_does_not_leak(npz_pair, student):
+    one, two = (weights_of(path, "sage", student) for path in npz_pair)
     assert all(torch.equal(one[key], two[key]) for key in one)

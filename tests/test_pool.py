@@ -40,7 +40,7 @@ def mixed(_outsiders, tmp_path_factory):
     stale.mkdir(parents=True)
     os.environ.update(SLEEP_SECONDS="60", SLEEP_MARK=str(folder / "mark"))
     try:
-        rows = list(run_cells(cells, place, Plan(2, 1, timeout=3.0)))
+        rows = list(run_cells(cells, place, Plan(2, 1, timeout=6.0)))
     finally:
         os.environ.pop("SLEEP_SECONDS")
     return cells, rows, place
@@ -59,7 +59,7 @@ def test_a_worker_that_dies_or_hangs_costs_its_cell_only(mixed):
         ("glnn", "ok", ""),
         ("fail", "failed", "RuntimeError: the fuse\nburnt"),
         ("die", "failed", "its worker was ended by SIGKILL, most likely for want of memory"),
-        ("sleep", "timeout", "took longer than 3 s"),
+        ("sleep", "timeout", "took longer than 6 s"),
     }
 
 

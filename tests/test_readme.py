@@ -12,6 +12,8 @@ from bench import registry
 from bench.cli import main
 from bench.sweep import make, parse
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 ROOT = Path(bench.__file__).parent.parent
 SWEEP = """\
 datasets: ["synthetic:nodes=300,degree=6,classes=3"]

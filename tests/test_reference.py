@@ -9,6 +9,8 @@ import bench
 from bench.reports import comparison
 from bench.results import load
 
+pytestmark = pytest.mark.usefixtures("hurried")  # the text is compared, the figures are not
+
 HOME = Path(bench.__file__).parent.parent
 RECORDS = sorted((HOME / "results" / "reference").glob("*.csv"))
 NAMES = ["key", "dataset", "split", "setting", "teacher", "student", "seed"]

@@ -63,6 +63,14 @@ def test_a_conditional_dimension_applies_where_its_condition_holds(config, appli
     assert {name: found[name].applies(config) for name in applies} == applies
 
 
+def test_a_dimension_that_can_never_apply_is_left_out():
+    start = vars(Config())
+    assert "depth" not in of(tried=[start])  # kind is a, and not searched
+    assert "depth" in of({"kind": ["a", "b"]}, [start])
+    assert "depth" in of(tried=[start, {**start, "kind": "b"}])
+    assert "radius" in of(tried=[start])  # noise is searched
+
+
 def test_a_sweep_pins_narrows_and_opens():
     given = {"lr": 0.01, "units": [32, 64], "kind": ["a", "b"], "radius": {"low": 0.2, "high": 0.4}}
     found = of(given)

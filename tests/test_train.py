@@ -317,3 +317,33 @@ def test_adam_is_the_same_in_the_compiled_pass_and_in_torch_operations():
             optimizer.step()
         optimizer.step()  # no gradient: momentum and decay still move it
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-6)
+
+
+# ---- who listens ----------------------------------------------------------------------------
+
+
+def test_every_fifth_epoch_of_the_last_phase_is_heard():
+    heard = []
+
+    def listener(epoch, value):
+        heard.append((epoch, value))
+        return True
+
+    scores = [i / 20 for i in range(12)]
+    with train.heard(listener):
+        train.fit(Linear(max_epochs=12), make_task(scores), final=False)
+        train.fit(Linear(max_epochs=12, selection="last"), make_task())  # no val score to tell
+        assert heard == []
+        train.fit(Linear(max_epochs=12), make_task(scores))
+    train.fit(Linear(max_epochs=12), make_task(scores))  # nobody listens any more
+    assert heard == [(4, scores[4]), (9, scores[9])]
+
+
+def test_a_listener_ends_the_fit_and_changes_nothing_otherwise():
+    with train.heard(lambda epoch, value: epoch < 9), pytest.raises(train.StoppedError, match="9"):
+        Noisy(max_epochs=30).fit(make_task())
+    free, heard = Noisy(max_epochs=30), Noisy(max_epochs=30)
+    free.fit(make_task())
+    with train.heard(lambda epoch, value: True):
+        heard.fit(make_task())
+    assert torch.equal(free.weight, heard.weight)

@@ -219,6 +219,13 @@ def test_two_drivers_of_one_sweep_are_one_too_many(tmp_path, instant):
         hunt(tmp_path)
 
 
+def test_the_same_search_under_another_name_tries_the_same(tmp_path, instant):
+    first = hunt(tmp_path)
+    other = hunt(tmp_path, asked().model_copy(update={"name": "other"}))
+    assert essence(other) == essence(first)
+    assert set(other.records).isdisjoint(first.records)
+
+
 # ---- pruning --------------------------------------------------------------------------------
 
 

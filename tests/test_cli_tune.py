@@ -1,0 +1,114 @@
+"""`gkdbench tune`, `run --tuned` and `ls space`, as a user types them."""
+
+import json
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from bench.cli import main
+
+DATA = "synthetic:nodes=200,degree=6,classes=3"
+SWEEP = f"""\
+datasets: ["{DATA}"]
+splits: [random]
+teachers: [{{name: gcn, config: {{max_epochs: 3}}}}]
+students: [glnn]
+seeds: 0-1
+cost_seeds: 0
+tune:
+  trials: 4
+  seeds: [100]
+  pruner: none
+  presets: false
+  space:
+    glnn: {{max_epochs: [2, 8], num_layers: 2, dropout: 0.0, label_weight: 0.0, weight_decay: 0.0}}
+"""
+
+
+def gkdbench(*arguments: str):
+    return CliRunner().invoke(main, list(arguments), prog_name="gkdbench")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A folder in which a sweep was tuned, and what was printed."""
+    folder = tmp_path_factory.mktemp("tuned")
+    (folder / "small.yaml").write_text(SWEEP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = gkdbench("tune", "small.yaml", "--no-track", "--jobs", "1")
+    assert result.exit_code == 0, result.output
+    return folder, result.output
+
+
+def test_tuning_prints_what_won_writes_it_and_names_the_next_command(tuned):
+    folder, output = tuned
+    (entry,) = yaml.safe_load((folder / "tuned" / "small.yaml").read_text())["tuned"]
+    assert (entry["student"], entry["teacher"], entry["trials"]) == ("glnn", "gcn", 4)
+    assert f"{100 * entry['val_accuracy']:.2f}" in output
+    assert "gkdbench run small.yaml --tuned" in output
+    assert (folder / "reports" / "small-tuning" / "tuning.md").is_file()
+
+
+def test_the_same_command_again_does_nothing_and_prints_the_same_result(tuned, monkeypatch):
+    folder, _ = tuned
+    monkeypatch.chdir(folder)
+    before = (folder / "tuned" / "small.yaml").read_text()
+    result = gkdbench("tune", "small.yaml", "--no-track", "--jobs", "1")
+    assert result.exit_code == 0
+    assert "trials in this call" not in result.output
+    assert (folder / "tuned" / "small.yaml").read_text() == before
+
+
+def test_a_tuned_run_has_the_student_twice(tuned, monkeypatch):
+    folder, _ = tuned
+    monkeypatch.chdir(folder)
+    result = gkdbench("run", "small.yaml", "--tuned", "--no-track", "--jobs", "1")
+    assert result.exit_code == 0, result.output
+    assert "glnn (tuned)" in result.output
+    frame = gkdbench("rows", "small", "--format", "json").output
+    found = json.loads(frame)
+    assert {r["student"] for r in found if r["student"]} == {"glnn", "glnn (tuned)"}
+    assert {r["seed"] for r in found} == {0, 1}
+
+
+def test_a_dry_run_tells_the_budget_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    result = gkdbench("tune", "small.yaml", "tune.trials=7", "--dry-run")
+    assert "1 studies, 7 trials each, of 1 seeds (100): at most 7 fits" in result.output
+    assert "lr, max_epochs, temperature" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tune", "plain.yaml"], "sweep 'plain' has no `tune`; add `tune: {trials: 32}` to it"),
+        (["tune", "none.yaml"], "there is no sweep file none.yaml"),
+        (["tune", "small.yaml", "tune.seeds=1"], "seed 1 is tuned on and reported"),
+        (["tune", "small.yaml", "tune.sampler=x"], "tune.sampler is 'x'"),
+        (["tune", "small.yaml", "--storage", "nosql://x"], "the storage nosql://x cannot be used"),
+        (["run", "small.yaml", "--tuned"], "`gkdbench tune` writes it"),
+        (["run", "-d", DATA, "-s", "mlp", "--tuned"], "--tuned needs a sweep file"),
+        (["ls", "space", "glmn"], "unknown student 'glmn'; did you mean 'glnn'?"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    (tmp_path / "plain.yaml").write_text(SWEEP.partition("tune:")[0])
+    result = gkdbench(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_space_of_a_student_is_printed_and_is_data():
+    assert "adversarial_weight is on" in gkdbench("ls", "space", "nosmog").output
+    space = json.loads(gkdbench("ls", "space", "rbm", "--format", "json").output)
+    assert space["num_experts"] == {
+        "name": "num_experts", "whole": True, "low": 2, "high": 8, "log": False, "values": [],
+        "when": "",
+    }  # fmt: skip
