@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,5 +62,18 @@ def _address(scheduler: str) -> str:
             f"'{scheduler}' is no address of a Dask scheduler; write tcp://HOST:PORT, or the path "
             "of its scheduler file"
         )
-    socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    _await(host, port)
     return str(address)
+
+
+def _await(host: str, port: int) -> None:
+    """Wait until somebody listens: the scheduler may have been started just now."""
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)

@@ -162,6 +162,7 @@ def _measure(
         timed = seen[cell.group] <= sweep.cost_seeds
         if not row.cost or (timed and not any("latency_ms" in v for v in row.cost.values())):
             todo[row.key] = timed
+    _leave_out_gpu(todo, outcome)
     if not todo:
         return
     from dataclasses import replace
@@ -182,6 +183,22 @@ def _measure(
             what = " / ".join(filter(None, from_data(row.cell).group))
             why = f"{type(error).__name__}: {error}"
             outcome.warnings.append(f"the cost of {what} could not be measured: {why}")
+
+
+def _leave_out_gpu(todo: dict[str, bool], outcome: Outcome) -> None:
+    """Measure nothing of a GPU where there is none: the cells ran elsewhere, on a cluster."""
+    on_gpu = [key for key in todo if outcome.rows[key].cell["device"] == "cuda"]
+    if not on_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        outcome.warnings.append(
+            f"the cost of {len(on_gpu)} cells is not measured: they ran on a GPU, and there is "
+            "none here; run the same command where there is one"
+        )
+        for key in on_gpu:
+            del todo[key]
 
 
 def report(

@@ -10,8 +10,10 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -138,7 +140,7 @@ def _spawn(place: Place) -> tuple[Any, Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, place), daemon=True)
-    with _without_interrupts(), _with_children():
+    with _without_interrupts(), _with_children(), _without_main():
         process.start()
     theirs.close()
     return process, ours
@@ -167,6 +169,17 @@ def _with_children() -> Iterator[None]:
         yield
     finally:
         config["daemon"] = before
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep what is spawned in here from importing this process's script: it needs nothing of it."""
+    before = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
 
 
 def _end(worker: _Worker) -> None:

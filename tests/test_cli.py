@@ -310,7 +310,12 @@ def _start(place: Path, seconds: str) -> subprocess.Popen:
     env = {**os.environ, "PYTHONPATH": paths, "SLEEP_SECONDS": seconds, "SLEEP_MARK": str(mark)}
     command = [sys.executable, "-m", "bench", "run", "sleepy.yaml", "--no-track", "--jobs", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=env, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
+    # Where a shell runs the tests in the background, they and their children ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, env=env, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _until(condition, seconds: float = 60.0) -> None:

@@ -170,7 +170,7 @@ def test_fits_report_and_stop_across_the_cluster(cluster, place):
 
 @pytest.mark.slow
 def test_a_scheduler_that_is_gone_ends_the_run_and_the_same_cells_go_on(
-    cluster, place, cells, alone
+    cluster, place, cells, alone, monkeypatch
 ):
     with pytest.raises(ConnectionError) as caught, on(cluster, place) as runner:  # noqa: PT012
         for cell in cells:
@@ -182,6 +182,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_and_the_same_cells_go_on(
         f"the Dask scheduler at {cluster.address} is gone; what is finished is kept: start it "
         "again, and the same command goes on from there"
     )
+    monkeypatch.setattr(cluster_client, "CONNECT_SECONDS", 0.1)
     with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127"):
         on(cluster, place)
     started = {key: place.store.read(key).ran["started"] for key in kept}
@@ -199,7 +200,8 @@ def test_what_is_no_address_is_refused(place, text):
         open_engine(place, Plan(1, 1), kind="dask", scheduler=text)
 
 
-def test_a_scheduler_file_names_the_address(tmp_path):
+def test_a_scheduler_file_names_the_address(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_client, "CONNECT_SECONDS", 0.1)
     file = tmp_path / "scheduler.json"
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"

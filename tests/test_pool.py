@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
+import bench
 from bench import pool
 from bench.engine import Plan, Report, Stopped, open_engine, run_cells
 from bench.run import Place
@@ -125,18 +127,26 @@ def test_what_a_worker_says_is_on_its_way_at_once_however_slow_the_driver_is():
     assert [ours.recv()[0] for _ in range(3000)] == list(range(3000))
 
 
-def test_a_stop_concerns_the_cell_that_runs_now_and_not_the_same_one_sent_later():
+def test_a_stop_concerns_the_cell_that_runs_now_and_not_the_same_one_sent_later(
+    monkeypatch,
+):
+    # When the driver hangs up, the reader ends its process: here it must only be the thread.
+    monkeypatch.setattr(os, "_exit", sys.exit)
     ours, theirs = multiprocessing.Pipe()
     cell, cells, stopped = cell_of("students=mlp"), queue.SimpleQueue(), set()
-    threading.Thread(target=pool._read, args=(theirs, cells, stopped), daemon=True).start()
+    reader = threading.Thread(target=pool._read, args=(theirs, cells, stopped), daemon=True)
+    reader.start()
     ours.send(cell.key)
     ours.send((cell, True))
-    assert cells.get(timeout=5) == (cell, True)
+    assert cells.get(timeout=60) == (cell, True)
     assert not stopped
     ours.send(cell.key)
     ours.send((cell_of("students=mlp", "seeds=1"), False))
-    cells.get(timeout=5)
+    cells.get(timeout=60)
     assert stopped == {cell.key}
+    ours.close()
+    reader.join(timeout=60)
+    assert not reader.is_alive()
 
 
 def test_a_process_started_sheltered_gets_no_interrupt():
@@ -145,3 +155,28 @@ def test_a_process_started_sheltered_gets_no_interrupt():
         done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert done.stdout == "True\n"
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.slow
+def test_a_script_that_guards_nothing_may_use_several_processes(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('once')\n"
+        "from bench.engine import Plan, run_cells\n"
+        "from bench.place import Place\n"
+        "from pathlib import Path\n"
+        "from tests.cells import cells_of\n"
+        "place = Place(Path('results'), Path())\n"
+        "rows = run_cells(cells_of('students=mlp'), place, Plan(1, 1, timeout=600.0))\n"
+        "print([row.status for row in rows])\n"
+    )
+    home = os.pathsep.join([str(Path(bench.__file__).parent.parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": home},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "once\n['ok']\n"

@@ -11,6 +11,7 @@ import bench
 from bench import registry
 from bench.cli import main
 from bench.sweep import make, parse
+from bench.tuning import write_tuned
 
 pytestmark = pytest.mark.usefixtures("hurried")
 
@@ -39,6 +40,8 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "sweeps").mkdir()
     for name in ("glnn", "quickstart"):
         (tmp_path / "sweeps" / f"{name}.yaml").write_text(SWEEP)
+    (tmp_path / "sweeps" / "tune_cora.yaml").write_text(SWEEP + "tune: {trials: 2, seeds: 1000}\n")
+    write_tuned(tmp_path / "sweeps" / "tuned" / "tune_cora.yaml", [])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -57,6 +60,8 @@ def test_every_command_of_the_readme_works_in_its_order(place):
             words = [word.replace("cpf-cora", "synthetic") for word in words]
             words += ["--jobs", "1"] if first else ["--dry-run"]
             first = False
+        if words[0] == "tune":
+            words += ["--dry-run"]
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 0, (words, result.output)
 

@@ -308,7 +308,7 @@ sys.exit(sum(process.exitcode != 0 for process in some))
 
 
 def test_four_processes_may_open_a_fresh_store_at_once(tmp_path):
-    done = subprocess.run([sys.executable, "-c", OPEN, str(tmp_path)], timeout=60)
+    done = subprocess.run([sys.executable, "-c", OPEN, str(tmp_path)], timeout=300)
     assert done.returncode == 0
     experiments = Tracker(Store(tmp_path)).client.search_experiments()
     assert {e.name for e in experiments} == {"Default", *(f"sweep {i}" for i in range(4))}
