@@ -28,8 +28,8 @@ XFAIL: dict[tuple[str, str], str] = {}  # (name, check): why; an unexpected pass
 SMALL = {"hidden_dim": 16, "max_epochs": 3, "warmup_epochs": 2, "num_stages": 2}
 SMALL |= {"batch_size": 32}
 # What the two laws about what a method learns add: a few batches an epoch, and a whole graph.
-LEARNING = {"hidden_dim": 32, "max_epochs": 40, "batch_size": 128}
-DISTILLING = {"hidden_dim": 32, "max_epochs": 60, "batch_size": 0}
+LEARNING = {"hidden_dim": 32, "max_epochs": 25, "batch_size": 128}
+DISTILLING = {"hidden_dim": 32, "max_epochs": 40, "batch_size": 0}
 CAPS = {
     "num_layers": 3
 }  # of the upper corner; three layers, as the default of `fanouts` has numbers

@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -134,7 +135,12 @@ def test_a_stop_concerns_the_cell_that_runs_now_and_not_the_same_one_sent_later(
     monkeypatch.setattr(os, "_exit", sys.exit)
     ours, theirs = multiprocessing.Pipe()
     cell, cells, stopped = cell_of("students=mlp"), queue.SimpleQueue(), set()
-    reader = threading.Thread(target=pool._read, args=(theirs, cells, stopped), daemon=True)
+
+    def read():
+        with contextlib.suppress(SystemExit):
+            pool._read(theirs, cells, stopped)
+
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     ours.send(cell.key)
     ours.send((cell, True))
