@@ -8,6 +8,8 @@ from click.testing import CliRunner
 
 from bench.cli import main
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 DATA = "synthetic:nodes=200,degree=6,classes=3"
 SWEEP = f"""\
 datasets: ["{DATA}"]

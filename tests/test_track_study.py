@@ -18,7 +18,10 @@ from tests.studies import make_study, make_trial, write_row, write_rows, write_s
 from tests.test_tune import Instant, asked
 
 # mlflow's own models use a loader that SQLAlchemy 2.1 deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    pytest.mark.usefixtures("hurried"),
+]
 
 PLACE = "cora / random / transductive"
 GLNN = f"glnn on {PLACE} from sage:glnn"
