@@ -71,15 +71,27 @@ def _with_tuned(
 
 
 def _check_targets(sweep: Sweep) -> None:
-    """Refuse a config of nobody; where the command line chose other methods, a file's may be."""
+    """Refuse a config or a search space of nobody.
+
+    Where the command line chose other methods, those of a file may be.
+    """
     entries = [entry for role in ("teachers", "students") for _, entry in sweep.entries(role)]
-    labels = {e.shown for e in entries} | {e.method for e in entries}
+    students = [entry for _, entry in sweep.entries("students")]
+    spaces = sweep.tune.space if sweep.tune else {}
+    _check_names(sweep, sweep.config, entries, "config")
+    _check_names(sweep, spaces, students, "tune", "space")
+
+
+def _check_names(
+    sweep: Sweep, targets: Iterable[str], entries: Iterable[Entry], *where: str
+) -> None:
+    known = {name for entry in entries for name in (entry.shown, entry.method)}
     narrowed = any(path in (("teachers",), ("students",)) for path in sweep._origin.given)
-    for target in sweep.config:
-        if target not in labels and not (narrowed and sweep._origin.wrote(("config", target))):
-            known = ", ".join(sorted(labels))
-            message = f"config names no method '{target}'; this sweep has: {known}"
-            raise MistakeError(message, "config", target)
+    for target in targets:
+        if target not in known and not (narrowed and sweep._origin.wrote((*where, target))):
+            names = ", ".join(sorted(known))
+            message = f"{'.'.join(where)} names no method '{target}'; this sweep has: {names}"
+            raise MistakeError(message, *where, target)
 
 
 def _distinct(sweep: Sweep, cells: list[Cell]) -> list[Cell]:

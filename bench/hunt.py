@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import registry, space
-from bench.cell import SCHEMA, Cell
+from bench.cell import SCHEMA, Cell, from_data
 from bench.expand import Search
 from bench.hparams import derive_seed
 from bench.results import CorruptError, Row
@@ -172,16 +172,19 @@ class Hunt:
         batch, self.running = self.running, []
         if self.skipped:
             return 0
-        for running in sorted(batch, key=lambda r: r.trial.number):
-            whole = not running.pruned and not running.reason
-            values = self._values(running) if whole else None
-            self.study.tell(running.trial, values, self._facts(running))
+        batch = sorted(batch, key=lambda r: r.trial.number)
+        values = [self._values(running) for running in batch]  # all, before a shared cell's go
+        for running, found in zip(batch, values, strict=True):
+            self.study.tell(running.trial, found, self._facts(running))
             for row in running.rows.values():
                 with contextlib.suppress(CorruptError, OSError):
                     self.place.store.drop(row, "weights.pt")
         return len(batch)
 
-    def _values(self, running: Running) -> list[float]:
+    def _values(self, running: Running) -> list[float] | None:
+        """The objectives of a whole trial, means over its seeds."""
+        if running.pruned or running.reason:
+            return None
         rows = list(running.rows.values())
         values = [statistics.fmean(_val(row) for row in rows)]
         for objective in self.tuning.objectives[1:]:
@@ -189,13 +192,21 @@ class Hunt:
         return values
 
     def _cost(self, row: Row, objective: str) -> float:
+        """The cost of a cell: known, or measured now; fitted again if its weights are gone."""
         from bench import run
 
         if objective == "params":
             return _numbers(row)["params"]
-        timed = objective == "latency_ms"
-        measured = run.measure(row, self.place, timed=timed)
-        return measured[_main(row)][objective]
+        if objective not in row.cost.get(_main(row), {}):
+            timed = objective == "latency_ms"
+            try:
+                row.cost = run.measure(row, self.place, timed=timed)
+            except CorruptError as error:
+                self.place.store.set_aside(row.key, str(error))
+                row.cost = run.measure(
+                    run.run(from_data(row.cell), self.place), self.place, timed=timed
+                )
+        return row.cost[_main(row)][objective]
 
     def _facts(self, running: Running) -> dict[str, Any]:
         rows = running.rows

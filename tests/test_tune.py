@@ -242,6 +242,14 @@ def accuracy_of(record):
     return 0.9 - 0.1 * abs(math.log(record["config"]["lr"] / 0.02))
 
 
+def test_hyperband_ends_trials_early_and_keeps_the_budget(tmp_path, instant):
+    found = trials(hunt(tmp_path, asked(pruner="hyperband", trials=24)))
+    states = [r["state"] for r in found]
+    assert len(states) == 24
+    assert states.count("pruned") >= 1
+    assert states.count("complete") >= 1
+
+
 def test_wilcoxon_ends_a_trial_that_is_worse_on_every_seed_so_far(tmp_path, instant):
     sweep = asked(pruner="wilcoxon", seeds=list(range(100, 108)), trials=16)
     found = trials(hunt(tmp_path, sweep))
@@ -296,6 +304,17 @@ def test_a_search_trains_real_students_and_reads_no_test_label(tmp_path, monkeyp
             assert "weights.pt" not in row.artefacts
             assert store.heal(row.key) is not None
     assert sum(row.cell["student"] is None for row in rows) == 1  # one teacher for all trials
+
+
+def test_cells_that_trials_share_are_measured_though_their_weights_are_gone(tmp_path):
+    first = asked(trials=2, seeds=[100], space={"glnn": {**ONE, "max_epochs": 2}})
+    hunt(tmp_path, first)  # one objective: nothing is measured, and the weights go
+    again = asked(trials=9, seeds=[100], objectives=["val_accuracy", "macs"],
+                  space={"glnn": {**ONE, "max_epochs": 2}})  # fmt: skip
+    found = trials(hunt(tmp_path, again))
+    assert len({r["keys"][0] for r in found}) < len(found) == 9
+    assert {r["state"] for r in found} == {"complete"}
+    assert all(r["macs"] > 0 for r in found)
 
 
 def test_latency_as_an_objective_is_measured_with_nothing_else_running(tmp_path, monkeypatch):

@@ -49,6 +49,14 @@ def test_a_mistake_is_one_sentence(given, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_search_space_of_nobody_is_refused(tmp_path):
+    message = "tune.space names no method 'glmn'; this sweep has: glnn, mlp"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        expand(sweep(space={"glmn": {"lr": 0.01}}), tmp_path)
+    with pytest.raises(ValueError, match=r"tune\.space names no method 'gcn'"):
+        expand(sweep(space={"gcn": {"lr": 0.01}}), tmp_path)  # a teacher is not tuned
+
+
 def test_two_objectives_prune_nothing():
     assert Tuning(objectives=["val_accuracy", "macs"]).pruning == "none"
     assert Tuning().pruning == "median"
