@@ -19,7 +19,7 @@ from bench.hparams import derive_seed
 from bench.results import CorruptError, Row
 from bench.study import Study, Trial
 from bench.sweep import Sweep
-from bench.tuning import WHERE, Tuned, study_id
+from bench.tuning import WHERE, Tuned, replace_text, study_id
 
 if TYPE_CHECKING:
     from bench.run import Place
@@ -265,7 +265,7 @@ class Hunt:
         front = self.study.front() if len(self.tuning.objectives) > 1 else []
         content = self.content(records, chosen, front)
         path, table = self.folder / "study.json", self.folder / "trials.csv"
-        replace_text(path, json.dumps(content, indent=1))
+        replace_text(path, json.dumps(content, indent=1) + "\n")
         _write_csv(table, records, [d.name for d in self.space])
         return [path, table]
 
@@ -298,14 +298,6 @@ def _val(row: Row) -> float:
 
 
 # ---- files ----------------------------------------------------------------------------------
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _write_csv(path: Path, records: list[dict[str, Any]], names: list[str]) -> None:

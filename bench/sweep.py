@@ -21,7 +21,7 @@ from pydantic import (
 
 from bench.entry import Entry
 from bench.hparams import nearest, unknown
-from bench.sweep_file import MAX_SEED, MistakeError, Origin, parse, parse_seeds, scalar
+from bench.sweep_file import MAX_SEED, MistakeError, Origin, check_seeds, parse, parse_seeds, scalar
 from bench.tuning import Tuning
 
 SPLITS = ("public", "random", "official", "ratio", "default")
@@ -79,10 +79,7 @@ class Sweep(BaseModel):
     @field_validator("seeds")
     @classmethod
     def _bounded(cls, value: list[int]) -> list[int]:
-        for position, seed in enumerate(value):
-            if not 0 <= seed <= MAX_SEED:
-                raise MistakeError(f"seed {seed} is not between 0 and {MAX_SEED}", position)
-        return value
+        return check_seeds(value)
 
     @field_validator("splits", "settings")
     @classmethod

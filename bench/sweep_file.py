@@ -146,3 +146,11 @@ def parse_seeds(value: Any) -> Any:
             raise ValueError(f"seeds '{value}' are more than {MAX_SEEDS:,}; give fewer")
         seeds += range(first, last + 1)
     return seeds
+
+
+def check_seeds(seeds: list[int]) -> list[int]:
+    """Return seeds; one that no generator takes is a mistake, at its position."""
+    for position, seed in enumerate(seeds):
+        if not 0 <= seed <= MAX_SEED:
+            raise MistakeError(f"seed {seed} is not between 0 and {MAX_SEED}", position)
+    return seeds

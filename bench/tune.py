@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from bench import engine as engines
 from bench.cell import Cell
 from bench.expand import Search, searches
-from bench.hunt import Hunt, Running, replace_text
+from bench.hunt import Hunt, Running
 from bench.results import Row, Store
 from bench.sweep import Sweep
-from bench.tuning import Tuned, Tuning, write_tuned
+from bench.tuning import Tuned, Tuning, replace_text, write_tuned
 
 if TYPE_CHECKING:
     from bench.run import Place
@@ -199,9 +199,8 @@ def _conclude(
         if chosen:
             outcome.found.append(chosen)
     path = place.results / "tuning" / f"{sweep.name}.json"
-    replace_text(
-        path, json.dumps({"sweep": sweep.name, "studies": list(outcome.records)}, indent=1)
-    )
+    content = {"sweep": sweep.name, "studies": list(outcome.records)}
+    replace_text(path, json.dumps(content, indent=1) + "\n")
     if tuned_file and outcome.found:
         write_tuned(tuned_file, outcome.found)
         outcome.files.append(tuned_file)

@@ -13,11 +13,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from bench.sweep_file import MAX_SEED, MistakeError, parse_seeds
+from bench.sweep_file import MAX_SEED, MistakeError, check_seeds, parse_seeds
 
-SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid")
-PRUNERS = ("none", "median", "hyperband", "wilcoxon")
-OBJECTIVES = ("val_accuracy", "params", "macs", "latency_ms")
 Sampler = Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"]
 Pruner = Literal["none", "median", "hyperband", "wilcoxon"]
 Objective = Literal["val_accuracy", "params", "macs", "latency_ms"]
@@ -47,9 +44,7 @@ class Tuning(BaseModel):
     @field_validator("seeds")
     @classmethod
     def _bounded(cls, value: list[int]) -> list[int]:
-        for position, seed in enumerate(value):
-            if not 0 <= seed <= MAX_SEED:
-                raise MistakeError(f"seed {seed} is not between 0 and {MAX_SEED}", position)
+        for position, seed in enumerate(check_seeds(value)):
             if seed in value[:position]:
                 raise MistakeError(f"seed {seed} stands twice in tune.seeds", position)
         return value
@@ -137,10 +132,13 @@ def write_tuned(path: Path, found: Iterable[Tuned]) -> None:
     entries = {entry.where: entry for entry in (read_tuned(path) if path.is_file() else ())}
     entries.update({entry.where: entry for entry in found})
     content = {"tuned": [entry.model_dump(exclude_none=True) for entry in entries.values()]}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
+    replace_text(path, _HEADER.format(sweep=path.stem) + text)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = _HEADER.format(sweep=path.stem) + yaml.safe_dump(
-        content, sort_keys=False, allow_unicode=True, width=10_000
-    )
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

@@ -28,7 +28,8 @@ def test_a_reference_report_is_regenerated_from_its_rows(path, tmp_path):
     baseline = BASELINES.get(path.stem, "")
     comparison.write(rows, planned, tmp_path, title=path.stem, baseline=baseline)
     committed = HOME / "reports" / "reference" / path.stem
-    for name in ("comparison.md", "comparison.tex", "comparison.csv"):
+    others = [n for n in ("effects.csv", "diagnostics.md", "diagnostics.csv") if baseline]
+    for name in ("comparison.md", "comparison.tex", "comparison.csv", *others):
         assert (tmp_path / name).read_text() == (committed / name).read_text()
 
 
