@@ -7,11 +7,11 @@ on one thread, 2,708 rows, 3 experts chosen (`python -m tests.benchmarks.speed_r
 
 | layer, experts         | all experts, then weights | torch, by expert | padded bmm | this   |
 |------------------------|---------------------------|------------------|------------|--------|
-| 512 -> 512, 4          | 185 ms                    | 222 ms           | 234 ms     | 149 ms |
-| 512 -> 512, 8          | 350 ms                    | 247 ms           | 222 ms     | 152 ms |
-| 128 -> 128, 8          | 33 ms                     | 37 ms            | 32 ms      | 15 ms  |
-| 1433, sparse -> 512, 4 | 66 ms                     | 431 ms (dense)   |            | 25 ms  |
-| 1433, sparse -> 512, 8 | 176 ms                    | 489 ms (dense)   |            | 33 ms  |
+| 512 -> 512, 4          | 213 ms                    | 277 ms           | 264 ms     | 174 ms |
+| 512 -> 512, 8          | 416 ms                    | 318 ms           | 276 ms     | 178 ms |
+| 128 -> 128, 8          | 45 ms                     | 57 ms            | 47 ms      | 21 ms  |
+| 1433, sparse -> 512, 4 | 81 ms                     | 535 ms (dense)   |            | 31 ms  |
+| 1433, sparse -> 512, 8 | 195 ms                    | 610 ms (dense)   |            | 42 ms  |
 
 Every expert draws its own dropout mask; the masks are functions of a counter and never stored. On a
 GPU, and in double precision, the same sums are made of torch's own operations.
