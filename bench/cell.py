@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.axes import shown
+
 SCHEMA = 1  # raise when a change makes old rows answer another question
 
 
@@ -21,6 +23,7 @@ class Choice:
     name: str  # "sage"
     config: Mapping[str, Any]  # every hyper-parameter, resolved
     changed: str = ""  # those that an override moved away from the preset: "dropout, lr"
+    knowledge: str = ""  # what a student is taught by: "output, middle"; "labels": nothing else
 
     def asked(self) -> dict[str, Any]:
         """What decides the result: the label does not."""
@@ -33,15 +36,25 @@ class Protocol:
 
     dataset: str  # as written: "cpf-cora", "npz:my.npz", "synthetic:nodes=5000"
     checksum: str  # of the dataset's content; replaces its name in the key
-    split: str
+    split: str  # with its options: "random:train=5"
     setting: str
     features: str = "raw"  # "raw" or "row" (each row divided by its sum)
     self_loops: bool = True
     hidden_rate: float = 0.2  # share of the test nodes that stays unseen (production, inductive)
+    noise: str = ""  # "edges=0.2"; where there is none it is neither in the key nor in rows
 
     def asked(self) -> dict[str, Any]:
         """What decides the result: the checksum stands for the dataset."""
-        return {k: v for k, v in vars(self).items() if k != "dataset"}
+        return {k: v for k, v in self.plain().items() if k != "dataset"}
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as plain data, for a row."""
+        return {k: v for k, v in vars(self).items() if k != "noise" or v}
+
+    @property
+    def shown_split(self) -> str:
+        """The split as groups and tables name it, with the noise: "random + edges=0.2"."""
+        return shown(self.split, self.noise)
 
 
 @dataclass(frozen=True)
@@ -96,13 +109,14 @@ class Cell:
         """(dataset, split, setting, teacher, student): what is repeated over seeds."""
         p = self.protocol
         teacher = self.teacher.label if self.teacher else ""
-        return (p.dataset, p.split, p.setting, teacher, self.student.label if self.student else "")
+        student = self.student.label if self.student else ""
+        return (p.dataset, p.shown_split, p.setting, teacher, student)
 
     def describe(self) -> dict[str, Any]:
         """The cell as plain data for a row; `from_data` reads it back."""
         fields = ("seed", "split_seed", "teacher_seed", "device", "evaluate_test")
         return {
-            "protocol": dict(vars(self.protocol)),
+            "protocol": self.protocol.plain(),
             "teacher": _plain(self.teacher),
             "student": _plain(self.student),
             **{name: getattr(self, name) for name in fields},
@@ -111,7 +125,10 @@ class Cell:
 
 def _plain(choice: Choice | None) -> dict[str, Any] | None:
     """Copy a choice to plain data (dataclasses.asdict takes ten times as long)."""
-    return {**vars(choice), "config": dict(choice.config)} if choice else None
+    if choice is None:
+        return None
+    plain = {**vars(choice), "config": dict(choice.config)}
+    return plain if choice.knowledge else {k: v for k, v in plain.items() if k != "knowledge"}
 
 
 def from_data(data: Mapping[str, Any]) -> Cell:

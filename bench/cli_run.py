@@ -43,6 +43,12 @@ def prepare(names: tuple[str, ...], data: str | None) -> None:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None)
 @click.option("--dry-run", is_flag=True, help="Print the plan and what is done already.")
 @click.option("--tuned", is_flag=True, help="Add each student as `gkdbench tune` tuned it.")
+@click.option(
+    "--energy",
+    default="",
+    metavar="COUNTRY",
+    help="Model the energy of what is timed (codecarbon): a code such as DEU, or none.",
+)
 @opt.running
 def run(sweep: str | None, overrides: tuple[str, ...], **options: Any) -> None:
     r"""Run a SWEEP file, or the matrix of the options; `key=value` overrides.
@@ -97,6 +103,11 @@ def _launch(sweep: Any, cells: list[Any], options: dict[str, Any]) -> None:
         outcome = launch.Outcome(cells, launch.stored_rows(store, cells))
         click.echo(listing.plan(sweep, outcome, lookup.room()))
         return
+    country = options.get("energy", "")
+    if country:
+        from bench import energy
+
+        energy.check(country)
     where = opt.where(options)
     if where["kind"] == "local":
         opt.require(sweep.device)
@@ -114,6 +125,7 @@ def _launch(sweep: Any, cells: list[Any], options: dict[str, Any]) -> None:
         track=not options["no_track"],
         reports=folder,
         engine_options=where,
+        energy=country,
     )
     options = {**options, "baseline": sweep.baseline}
     click.echo(listing.closing(outcome, sweep.name, folder, options, lookup.width()))

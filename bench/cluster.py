@@ -217,7 +217,7 @@ class DaskEngine(Engine):
             self._carries = True
             self._again(sent.job)
         elif found.row is None:
-            self._stopped(sent.job)
+            self._stopped(sent.job, found.seconds)
         elif found.files is None:
             self._finish(sent.job, found.row)
         else:

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import __version__
 from bench.cell import Cell
-from bench.engine import Plan, Report
+from bench.engine import Plan, Report, Stopped
 from bench.place import Place
 from bench.pool import Pool
 from bench.results import CorruptError, Row, Store
@@ -47,6 +47,7 @@ class Answer:
     row: Row | None = None
     files: Files | None = None  # of the row, where the results folder is not shared
     scores: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0  # of training, where it was stopped
     lacks_teacher: bool = False  # nothing was run: send the files of the teacher as well
 
 
@@ -110,6 +111,8 @@ def answer(order: Order, teacher: tuple[Row, Files] | None) -> Answer:
     with _seated(order, place) as pool:
         pool.submit(order.cell, decide=take if order.heard else None)
         event = _outcome(pool, order, tell)
+    if isinstance(event, Stopped):
+        return Answer(scores=scores, seconds=event.seconds)
     row = event if isinstance(event, Row) else None
     if shared or row is None:
         return Answer(row, None, scores)

@@ -6,9 +6,15 @@ import platform
 from pathlib import Path
 
 from bench import data, engine, registry
+from bench.database import EXTRA, public
 
 PACKAGES = ("torch", "torch-geometric", "ogb", "mlflow", "pandas", "numba", "numpy", "scipy")
-EXTRAS = {"pytest": "run the tests: pip install -e '.[test]'"}
+EXTRAS = {
+    "pytest": "run the tests: pip install -e '.[test]'",
+    "distributed": "run on a Dask cluster: pip install -e '.[cluster]'",
+    "codecarbon": "model energy: pip install -e '.[energy]'",
+    "psycopg2": f"keep studies and runs in PostgreSQL: {EXTRA}",
+}
 
 
 def report(results: Path, given: str | None, uri: str | None) -> str:
@@ -62,16 +68,16 @@ def _tracking(results: Path, uri: str | None) -> str:
     from bench import track
 
     uri = uri or track.default_uri(results)
-    path = Path(uri.removeprefix("sqlite:///"))
+    path, shown = Path(uri.removeprefix("sqlite:///")), public(uri)
     if uri.startswith("sqlite:///") and not path.is_file():
-        return f"{uri}: made by the first run"
+        return f"{shown}: made by the first run"
     try:
         from bench.results import Store
 
         track.Tracker(Store(results), uri)
     except track.TrackingError as error:
-        return f"{uri}: {error}"
-    return f"{uri}: reachable"
+        return f"{shown}: {error}"
+    return f"{shown}: reachable"
 
 
 def _extra(name: str, use: str) -> str:

@@ -190,8 +190,8 @@ class Engine:
         self._settled.add(row.key)  # a failed one, too: its students tell so
         self._release(job)
 
-    def _stopped(self, job: Job) -> None:
-        self._news.append(Stopped(job.cell.key))
+    def _stopped(self, job: Job, seconds: float = 0.0) -> None:
+        self._news.append(Stopped(job.cell.key, seconds))
         self._release(job)
 
     def _release(self, job: Job) -> None:
@@ -229,8 +229,8 @@ class InProcess(Engine):
 
         try:
             row = run.run(job.cell, self.place, listener if job.heard else None)
-        except run.StoppedError:
-            self._stopped(job)
+        except run.StoppedError as stop:
+            self._stopped(job, stop.seconds)
         else:
             self._finish(job, row)
 

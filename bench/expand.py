@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import data, registry
+from bench.axes import NO_NOISE, split_name
 from bench.cell import Cell, Choice, Protocol
 from bench.entry import Entry
 from bench.hparams import resolve
@@ -58,7 +59,7 @@ def _with_tuned(
         if student is None:
             continue
         label = teacher.label if teacher else ""
-        where = (protocol.dataset, protocol.split, protocol.setting, label, student.label)
+        where = (protocol.dataset, protocol.shown_split, protocol.setting, label, student.label)
         entry = found.get(where)
         if entry is None or all(student.config.get(k) == v for k, v in entry.config.items()):
             continue
@@ -67,7 +68,8 @@ def _with_tuned(
         config = vars(resolve(kind, owner, {**student.config, **entry.config}))
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
         changed = ", ".join(sorted(k for k in plain if plain[k] != student.config[k]))
-        yield teacher, Choice(student.label + TUNED, student.name, plain, changed)
+        taught = _knowledge("student", student.name, plain)
+        yield teacher, Choice(student.label + TUNED, student.name, plain, changed, taught)
 
 
 def _check_targets(sweep: Sweep) -> None:
@@ -155,7 +157,10 @@ def _protocols(sweep: Sweep, data_root: Path) -> Iterator[Protocol]:
             # The rate decides nothing where nothing, or everything, is hidden.
             hides = setting == "production" or (setting == "inductive" and chosen != "public")
             rate = sweep.hidden_rate if hides else 0.0
-            yield Protocol(dataset, checksum, chosen, setting, features, sweep.self_loops, rate)
+            for noise in sweep.noise:
+                disturbed = "" if noise == NO_NOISE else noise
+                loops = sweep.self_loops
+                yield Protocol(dataset, checksum, chosen, setting, features, loops, rate, disturbed)
 
 
 def _pairs(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[Choice | None, Choice | None]]:
@@ -244,7 +249,7 @@ def _choice(
         parts["config", entry.shown] = sweep.config.get(entry.shown, {})
     where = {
         "dataset": protocol.dataset.partition(":")[0],
-        "split": protocol.split,
+        "split": split_name(protocol.split),
         "setting": protocol.setting,
         "teacher": teacher.name if teacher else "",
     }
@@ -257,4 +262,11 @@ def _choice(
     merged = {key: value for values in parts.values() for key, value in values.items()}
     config = registry.configure(role, entry.name, merged, where)
     changed = ", ".join(sorted(key for key in config if config[key] != preset[key]))
-    return Choice(entry.shown, entry.method, config, changed)
+    taught = _knowledge(role, entry.method, config)
+    return Choice(entry.shown, entry.method, config, changed, taught)
+
+
+def _knowledge(role: str, name: str, config: dict[str, Any]) -> str:
+    """Name the kinds of knowledge that a student is taught by."""
+    kinds = registry.load_method(role, name).knowledge_of(config) if role == "student" else ()
+    return ", ".join(kinds) or ("labels" if role == "student" else "")

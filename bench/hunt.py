@@ -16,7 +16,9 @@ from bench import registry, space
 from bench.cell import SCHEMA, Cell, from_data
 from bench.expand import Search
 from bench.hparams import derive_seed
+from bench.jobs import Stopped
 from bench.results import CorruptError, Row
+from bench.storage import Storage
 from bench.study import Study, Trial
 from bench.sweep import Sweep
 from bench.tuning import WHERE, Tuned, replace_text, study_id
@@ -35,6 +37,7 @@ class Running:
     given: set[int] = field(default_factory=set)  # seeds whose cells were submitted
     pruned: bool = False
     reason: str = ""  # why it failed
+    seconds: float = 0.0  # of fitting, fits that failed or were stopped too
 
     def ended(self, seeds: list[int]) -> bool:
         """Whether nothing more is to come."""
@@ -44,7 +47,7 @@ class Running:
 class Hunt:
     """One study: a student, a teacher, a protocol."""
 
-    def __init__(self, asked: Search, sweep: Sweep, place: "Place", storage: str | None) -> None:
+    def __init__(self, asked: Search, sweep: Sweep, place: "Place", storage: Storage) -> None:
         assert sweep.tune is not None
         self.asked, self.sweep, self.tuning, self.place = asked, sweep, sweep.tune, place
         method = registry.load_method("student", asked.student.name)
@@ -64,7 +67,8 @@ class Hunt:
         self.folder = place.results / "tuning" / self.id
         # Under another name the same search tries the same, and finds its cells done.
         seed = derive_seed(self.tuning.seed, study_id(decides))
-        self.study = Study(self.name, seed, self.folder, storage, self.tuning, self.space)
+        kept = storage.of(self.name, self.folder)
+        self.study = Study(self.name, seed, kept, self.tuning, self.space)
         for origin, config in self.starts.items():
             self.study.enqueue(origin, self._params_of(config))
         self.running = [self._begun(t) for t in self.study.interrupted(self.base)]
@@ -75,7 +79,7 @@ class Hunt:
         """(dataset, split, setting, teacher, student)."""
         p, teacher = self.asked.protocol, self.asked.teacher
         label = teacher.label if teacher else ""
-        return (p.dataset, p.split, p.setting, label, self.asked.student.label)
+        return (p.dataset, p.shown_split, p.setting, label, self.asked.student.label)
 
     def _decides(self) -> dict[str, Any]:
         """All that decides the trials; the budget does not, so that it can be raised."""
@@ -105,7 +109,9 @@ class Hunt:
 
     def _begun(self, trial: Trial) -> Running:
         base = self.starts.get(trial.origin, self.base)
-        return Running(trial, {**base, **trial.params}, pruned=self.study.prunes(trial))
+        pruned = self.study.prunes(trial)
+        seconds = trial.seconds if pruned else 0.0  # else its cells come again
+        return Running(trial, {**base, **trial.params}, pruned=pruned, seconds=seconds)
 
     def cells(self) -> Iterator[tuple[Cell, Running, int]]:
         """Yield the cells to submit now: all seeds, or those that pruning leaves for later."""
@@ -147,10 +153,19 @@ class Hunt:
         running.pruned = running.pruned or self.study.report(running.trial, epoch, value)
         return not running.pruned
 
-    def take(self, running: Running, seed: int, row: Row | None) -> None:
-        """Take the row of a cell, or None where it was stopped."""
-        if row is None or running.pruned:
+    def take(self, running: Running, seed: int, event: Row | Stopped) -> None:
+        """Take what became of a cell."""
+        if isinstance(event, Stopped):
             running.pruned = True
+            running.seconds += event.seconds
+        else:
+            running.seconds += event.seconds.get("train", 0.0)
+            self._take_row(running, seed, event)
+        if running.pruned:
+            self.study.spend(running.trial, running.seconds)
+
+    def _take_row(self, running: Running, seed: int, row: Row) -> None:
+        if running.pruned:  # it was faster than the word to stop
             return
         if row.status == "skipped":
             self.skipped = row.reason
@@ -214,7 +229,7 @@ class Hunt:
             "config": running.config,
             "seeds": {str(seed): _val(row) for seed, row in rows.items()},
             "size": _numbers(next(iter(rows.values())))["params"] if rows else None,
-            "seconds": sum(row.seconds.get("train", 0.0) for row in rows.values()),
+            "seconds": running.seconds,
             "keys": [row.key for row in rows.values()],
             "pruned": running.pruned,
             "reason": running.reason,

@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.cell import Cell
@@ -23,6 +23,7 @@ class Stopped:
     """The cell was told to stop and did; no row was written."""
 
     key: str
+    seconds: float = field(default=0.0, compare=False)  # of training until then
 
 
 Event = Row | Report | Stopped

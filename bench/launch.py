@@ -74,6 +74,8 @@ def relabelled(row: Row, cell: Cell) -> Row:
     for role, choice in (("teacher", cell.teacher), ("student", cell.student)):
         if choice:
             row.cell[role].update(label=choice.label, changed=choice.changed)
+            if choice.knowledge:
+                row.cell[role]["knowledge"] = choice.knowledge
     return row
 
 
@@ -88,6 +90,7 @@ def launch(
     track: bool = True,
     reports: Path | None = None,
     engine_options: dict[str, Any] | None = None,
+    energy: str = "",
 ) -> Outcome:
     """Run a sweep's missing cells, then measure, track and report.
 
@@ -101,6 +104,7 @@ def launch(
         track: whether to track at all.
         reports: folder for the report; None writes none.
         engine_options: where cells run: arguments of `engine.open_engine`.
+        energy: a country's code or "none": model the energy of what is timed; "" does not.
     """
     store = place.store
     outcome = Outcome(cells, stored_rows(store, cells, heal=True))
@@ -122,6 +126,10 @@ def launch(
         if live:
             live.stop()  # before anything is timed: it would share the processor
     _measure(sweep, place, plan, progress, outcome)
+    if energy:
+        from bench import launch_energy
+
+        launch_energy.measure(outcome, place, plan.threads, progress, energy)
     stale = pending or outcome.measured or replanned
     if reports and (stale or not (reports / "comparison.md").is_file()):
         outcome.files = report(outcome, sweep.name, reports, store, sweep.baseline)

@@ -22,7 +22,8 @@ KINDS = ("datasets", "splits", "settings", "teachers", "students", "sweeps")
 SPLITS = {
     "default": "what the dataset ships, else random",
     "public": "the split that ships with Planetoid, WebKB, Actor",
-    "random": "largest component, 20 train + 30 val nodes of each class (CPF, GLNN)",
+    "random": "largest component, 20 train + 30 val nodes of each class (CPF, GLNN); options: "
+    "random:train=5 (train nodes of each class), random:imbalance=10 (largest to smallest class)",
     "official": "OGB's split",
     "ratio": "stratified 50 / 25 / 25 %",
 }

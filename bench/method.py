@@ -5,9 +5,9 @@ an unseen node. A file `bench/students/<id>.py` (or `bench/teachers/<id>.py`) wi
 `Method` is all that a new method takes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,12 +72,13 @@ class Method(nn.Module):
 
     `graph_use` says when edges are looked at: "never", while the method is fitted ("fit"), or also
     at "inference". A deployed model whose `graph_use` is not "inference" gets a graph without
-    edges.
+    edges. One with `reads_labels` gets the labels of the train nodes, others get none.
     """
 
     Config: ClassVar[type[TrainConfig]] = TrainConfig
     graph_use: ClassVar[GraphUse] = "never"
     needs_teacher: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
 
     def __init__(
         self, config: TrainConfig, num_features: int, num_classes: int, num_nodes: int
@@ -89,6 +90,15 @@ class Method(nn.Module):
     @classmethod
     def warm_up(cls) -> None:
         """Compile or load what a fit needs; called once a process, outside any measured time."""
+
+    @classmethod
+    def knowledge_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the kinds of knowledge a student with this configuration is taught by.
+
+        "output" (soft labels), "middle" (hidden states and local structure), "constructed"
+        (relations among samples), "self" (no teacher); none for labels alone.
+        """
+        return ("output",) if cls.needs_teacher else ()
 
     def supports(self, setting: str) -> str | None:
         """Return why this method cannot run in `setting`, or None; the reason is the row's."""

@@ -51,6 +51,10 @@ METRICS: dict[str, Metric] = {
     "accuracy_train_near": Metric("accuracy, 1 hop from train", "%", True, "distance"),
     "accuracy_train_middle": Metric("accuracy, 2 hops from train", "%", True, "distance"),
     "accuracy_train_far": Metric("accuracy, 3 hops from train or more", "%", True, "distance"),
+    # Of the scored test nodes that the teacher gets wrong: those on which it is followed.
+    "repeated_errors": Metric("errors repeated", "%", False, "teacher"),
+    # By codecarbon from nominal power: follows latency, and is never ranked by.
+    "energy_modelled_joules": Metric("energy, whole graph, modelled", "J", False, "modelled"),
     "expert_entropy": Metric("entropy of the experts' load", "", True, "experts"),
     "experts_collapsed": Metric("experts without a node", "", False, "experts"),
 }
@@ -75,6 +79,15 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
 def agreement(predictions: np.ndarray, teacher: np.ndarray) -> float:
     """Return the fraction of nodes on which student and teacher predict the same class."""
     return accuracy(teacher, predictions)
+
+
+def repeated_errors(labels: np.ndarray, predictions: np.ndarray, teacher: np.ndarray) -> float:
+    """Return the fraction of the teacher's errors that are made alike: the same wrong class.
+
+    NaN for a teacher without errors.
+    """
+    wrong = teacher != labels
+    return agreement(predictions[wrong], teacher[wrong])
 
 
 def expected_calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 15) -> float:

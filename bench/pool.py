@@ -21,12 +21,12 @@ from typing import Any
 
 from bench.cell import Cell
 from bench.engine import Engine, Job, Plan
+from bench.jobs import Stopped
 from bench.place import Place
 from bench.results import Row
 
 TELL_SECONDS = 0.05  # between two messages with scores: a fit of fast epochs pays for few
 _WARM = "warm"  # what a worker says when it is ready for its first cell
-_STOPPED = "stopped"  # and when it ended a cell early
 
 
 @dataclass
@@ -115,8 +115,8 @@ class Pool(Engine):
     def _end_job(self, job: Job, message: Any) -> None:
         if isinstance(message, BaseException):
             raise message
-        if message == _STOPPED:
-            self._stopped(job)
+        if isinstance(message, Stopped):
+            self._stopped(job, message.seconds)
         else:
             self._finish(job, message)
 
@@ -221,7 +221,7 @@ def _work(pipe: Connection, place: Place) -> None:
 
 def _answer(
     cell: Cell, place: Place, scores: "queue.SimpleQueue[Any] | None", stopped: set[str]
-) -> Row | str:
+) -> Row | Stopped:
     from bench import run
 
     batch: list[tuple[int, float]] = []
@@ -237,9 +237,11 @@ def _answer(
         return cell.key not in stopped
 
     try:
-        return _STOPPED if cell.key in stopped else run.run(cell, place, listener)
-    except run.StoppedError:
-        return _STOPPED
+        if cell.key in stopped:
+            return Stopped(cell.key)
+        return run.run(cell, place, listener)
+    except run.StoppedError as stop:
+        return Stopped(cell.key, stop.seconds)
     finally:
         if scores is not None and batch:
             scores.put(batch)

@@ -1,7 +1,8 @@
-"""Splits and settings: which nodes have which role, and what is visible while training.
+"""Splits, settings and noise: which nodes have which role, and what is visible while training.
 
 A split says which nodes are train, val and test. A setting says which of the test nodes are unseen:
-absent, with all their edges, from everything a method gets. `examine` puts both together.
+absent, with all their edges, from everything a method gets. Noise disturbs what is left, for all
+methods alike. `examine` puts them together.
 """
 
 from collections.abc import Callable
@@ -11,111 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench import noise, splits
+from bench.axes import noise_of, split_name
 from bench.cell import Protocol
 from bench.data import row_normalise
 from bench.graph import Dataset, Graph, Split, Task, TeacherOutput
 from bench.hparams import unknown
 from bench.sparse import CSR
-
-Roles = tuple[Tensor, Tensor, Tensor]  # train, val, test: int64 ids
-
-# ---- splits ---------------------------------------------------------------------------------
-
-
-def public(dataset: Dataset, graph: Graph, seed: int) -> Roles:
-    """The split that ships with Planetoid, WebKB or Actor; of k masks, mask `seed` mod k.
-
-    Source: Yang et al., arXiv 1603.08861 (Planetoid); Pei et al., arXiv 2002.05287 (WebKB, Actor).
-    """
-    return _shipped(dataset, "public", seed)
-
-
-def official(dataset: Dataset, graph: Graph, seed: int) -> Roles:
-    """OGB's own split (Hu et al., arXiv 2005.00687)."""
-    return _shipped(dataset, "official", seed)
-
-
-def random(dataset: Dataset, graph: Graph, seed: int) -> Roles:
-    """The CPF protocol: 20 train nodes of each class, then 30 val nodes of each class, rest test.
-
-    It runs on the largest component. All train draws come before all val draws, class by class,
-    from one `numpy.random.RandomState(seed)`; drawing per class instead gives other nodes.
-
-    Source: Yang et al., "Extract the Knowledge of Graph Neural Networks and Go Beyond it", arXiv
-    2103.02885, and GLNN, arXiv 2110.08727; after Shchur et al., arXiv 1811.05868.
-    """
-    labels, state = graph.y.numpy(), np.random.RandomState(seed)
-    train = _draw_per_class(state, labels, 20, np.zeros(len(labels), bool))
-    taken = np.isin(np.arange(len(labels)), train)
-    val = _draw_per_class(state, labels, 30, taken)
-    taken[val] = True
-    return _tensors(train, val, np.flatnonzero(~taken))
-
-
-def ratio(dataset: Dataset, graph: Graph, seed: int) -> Roles:
-    """A stratified split: of each class 50 % train, 25 % val, 25 % test.
-
-    A class of three nodes or more has at least one in each; smaller ones go to train, then val.
-    """
-    labels, rng = graph.y.numpy(), np.random.default_rng(seed)
-    parts: tuple[list[np.ndarray], ...] = ([], [], [])
-    for label in np.unique(labels):
-        nodes = rng.permutation(np.flatnonzero(labels == label))
-        first = max(1, min(round(0.5 * len(nodes)), len(nodes) - 2))
-        second = first + max(1, round(0.25 * len(nodes)))
-        for part, piece in zip(parts, np.split(nodes, [first, second]), strict=True):
-            part.append(piece)
-    return _tensors(*(np.sort(np.concatenate(part)) for part in parts))
-
-
-SPLITS: dict[str, Callable[[Dataset, Graph, int], Roles]] = {
-    "public": public,
-    "random": random,
-    "official": official,
-    "ratio": ratio,
-}
-
-
-def _shipped(dataset: Dataset, split: str, seed: int) -> Roles:
-    choices = dataset.fixed_splits.get(split)
-    if not choices:
-        able = [*dataset.fixed_splits, "random", "ratio"]
-        raise ValueError(
-            f"dataset '{dataset.name}' ships no split '{split}'; it can use: {', '.join(able)}"
-        )
-    return choices[seed % len(choices)]
-
-
-def _draw_per_class(
-    state: np.random.RandomState, labels: np.ndarray, count: int, taken: np.ndarray
-) -> np.ndarray:
-    drawn = []
-    for label in range(int(labels.max()) + 1):
-        nodes = np.flatnonzero((labels == label) & ~taken)
-        if len(nodes) < count:
-            raise ValueError(
-                f"split 'random' draws 20 train and 30 val nodes of each class; class {label} has "
-                f"{len(nodes)} nodes left for a draw of {count}; use split 'ratio'"
-            )
-        drawn.append(state.choice(nodes, count, replace=False))
-    return np.concatenate(drawn)
-
-
-def _tensors(*ids: np.ndarray) -> Roles:
-    train, val, test = (torch.from_numpy(np.asarray(part, dtype=np.int64)) for part in ids)
-    return train, val, test
-
-
-def largest_component(graph: Graph) -> Graph:
-    """Keep the nodes of the largest connected component, in their order."""
-    from scipy.sparse.csgraph import connected_components
-
-    count, component = connected_components(graph.adj.to_scipy(), directed=False)
-    if count == 1:
-        return graph
-    keep = component == np.bincount(component).argmax()
-    return graph.subgraph(torch.from_numpy(np.flatnonzero(keep)))
-
 
 # ---- settings -------------------------------------------------------------------------------
 
@@ -165,6 +68,11 @@ class Exam:
     observed: Tensor
     protocol: Protocol
     accuracy: Callable[[np.ndarray, np.ndarray], float] | None
+    taught: Graph | None = None  # `seen` with a teacher's own train labels, where they differ
+
+    def for_teacher(self) -> "Exam":
+        """Return the exam that a teacher is trained on: with its noisy labels, if it has some."""
+        return self if self.taught is None else replace(self, seen=self.taught, taught=None)
 
     def with_extra(self, extra: Tensor) -> "Exam":
         """Return the same exam with more input columns [N, P]."""
@@ -200,20 +108,17 @@ class Exam:
 
 def examine(dataset: Dataset, protocol: Protocol, split_seed: int) -> Exam:
     """Split a dataset's graph and hide what the setting hides."""
-    if protocol.split not in SPLITS:
-        raise unknown("split", protocol.split, SPLITS)
     if protocol.setting not in SETTINGS:
         raise unknown("setting", protocol.setting, SETTINGS)
-    graph = largest_component(dataset.graph) if protocol.split == "random" else dataset.graph
-    train, val, test = SPLITS[protocol.split](dataset, graph, split_seed)
+    graph, (train, val, test) = splits.draw(dataset, protocol.split, split_seed)
     hide = SETTINGS[protocol.setting]
-    unseen = hide(test, protocol.split, protocol.hidden_rate, split_seed)
+    unseen = hide(test, split_name(protocol.split), protocol.hidden_rate, split_seed)
     if protocol.setting != "transductive" and not len(unseen):
         raise ValueError(
             f"hidden_rate {protocol.hidden_rate:g} of {len(test)} test nodes hides none; "
             "raise it or use setting 'transductive'"
         )
-    graph = _prepared(graph, protocol)
+    graph = _prepared(noise.disturbed(graph, protocol.noise, unseen, split_seed), protocol)
     split = _roles(graph.num_nodes, train, val, test, unseen)
     visible = torch.ones(graph.num_nodes, dtype=torch.bool)
     visible[unseen] = False
@@ -222,7 +127,11 @@ def examine(dataset: Dataset, protocol: Protocol, split_seed: int) -> Exam:
     labels = torch.full_like(graph.y, -1)
     labels[train] = graph.y[train]
     seen = seen.replace(y=labels[observed])
-    return Exam(graph, seen, split, observed, protocol, dataset.accuracy)
+    taught = None
+    if share := noise_of(protocol.noise).get("teacher_labels"):
+        labels[train] = noise.flipped(graph.y[train], graph.num_classes, share, split_seed)
+        taught = seen.replace(y=labels[observed])
+    return Exam(graph, seen, split, observed, protocol, dataset.accuracy, taught)
 
 
 def _prepared(graph: Graph, protocol: Protocol) -> Graph:

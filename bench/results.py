@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.axes import shown
 from bench.store import DONE, STATUSES, CorruptError, Row, Store
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _record(row: Row, variant: str) -> dict[str, Any]:
     label = {role: (cell[role] or {}).get("label", "") for role in ("teacher", "student")}
     record: dict[str, Any] = {
         "dataset": protocol["dataset"],
-        "split": protocol["split"],
+        "split": shown(protocol["split"], protocol.get("noise", "")),
         "setting": protocol["setting"],
         **label,
         "variant": variant,
@@ -72,11 +73,14 @@ def _record(row: Row, variant: str) -> dict[str, Any]:
     record.update(key=row.key, teacher_key=row.teacher_key, reason=row.reason)
     record.update({k: cell[k] for k in ("split_seed", "teacher_seed", "device", "evaluate_test")})
     record.update({k: protocol[k] for k in ("features", "self_loops", "hidden_rate", "checksum")})
+    record.update({"noise": protocol["noise"]} if protocol.get("noise") else {})
     record.update({f"seconds_{k}": v for k, v in row.seconds.items() if k != "train"})
     record.update({k: v for k, v in row.fit.items() if k != "peak_memory_mib"})
     told = [f"{role}: {(cell[role] or {}).get('changed')}" for role in ("teacher", "student")
             if (cell[role] or {}).get("changed")]  # fmt: skip
     record["changed"] = "; ".join(told)
+    if taught := (cell["student"] or {}).get("knowledge"):
+        record["knowledge"] = taught
     for role in ("teacher", "student"):
         config = (cell[role] or {}).get("config", {})
         record.update({f"{role}.{k}": v for k, v in config.items()})

@@ -64,7 +64,8 @@ def run(cell: Cell, place: Place, listener: Listener | None = None) -> Row:
         row.teacher_key = teacher.key if teacher else ""
         try:
             _answer(cell, place, row, draft, listener)
-        except StoppedError:
+        except StoppedError as stop:
+            stop.seconds = row.seconds["train"]
             raise
         except DivergedError as error:
             row.status, row.reason = "diverged", str(error)
@@ -110,7 +111,7 @@ def _answer(
     with _timing(row, "teacher"):
         teacher = load_teacher(cell, place) if cell.student else None
     own_seed = derive_seed(cell.seed, role)
-    task = exam.task(own_seed, teacher, cell.device)
+    task = (exam if cell.student else exam.for_teacher()).task(own_seed, teacher, cell.device)
     method = build(role, choice.name, dict(choice.config), task).to(cell.device)
     if reason := method.supports(cell.protocol.setting):
         row.status, row.reason = "skipped", reason
@@ -128,8 +129,10 @@ def _answer(
 @contextlib.contextmanager
 def _timing(row: Row, phase: str) -> Iterator[None]:
     start = time.perf_counter()
-    yield
-    row.seconds[phase] = time.perf_counter() - start
+    try:
+        yield
+    finally:  # what fails or is stopped was paid for as well
+        row.seconds[phase] = time.perf_counter() - start
 
 
 # ---- the parts of a cell, also for notebooks ------------------------------------------------

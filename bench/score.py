@@ -1,6 +1,7 @@
 """Scoring of a fitted method: what it ships is examined; the one place where test labels are read.
 
-A deployed model sees the graph without labels, and without edges unless it uses them at inference.
+A deployed model sees the graph without labels, and without edges unless it uses them at inference;
+one that reads labels gets those of the train nodes.
 """
 
 from pathlib import Path
@@ -60,9 +61,15 @@ def _experts(
 
 
 def deployed_graph(model: Method, exam: Exam, device: str, *, seen: bool = False) -> Graph:
-    """Return the graph a shipped model works on: no labels, and no edges unless it uses them."""
+    """Return the graph a shipped model works on: no labels, and no edges unless it uses them.
+
+    A model that reads labels gets the train nodes' as it was given them in its task.
+    """
     graph = exam.seen if seen else exam.graph
-    graph = graph.replace(y=torch.full_like(graph.y, -1))
+    labels = torch.full_like(graph.y, -1)
+    if model.reads_labels:
+        labels[slice(None) if seen else exam.observed] = exam.seen.y  # -1 but for train
+    graph = graph.replace(y=labels)
     return (graph if model.graph_use == "inference" else graph.without_edges()).to(device)
 
 
@@ -124,6 +131,9 @@ def test_scores(
     scores["ece"] = metrics.expected_calibration_error(labels, logits)
     if reference is not None:
         scores["agreement"] = metrics.agreement(predicted, reference)
+        if (reference != labels).any():
+            repeated = metrics.repeated_errors(labels, predicted, reference)
+            scores["repeated_errors"] = repeated
     return scores, predicted
 
 

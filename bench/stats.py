@@ -209,6 +209,20 @@ def against_published(
     return Difference(gap, gap - half, gap + half, ours.n)
 
 
+def order_agreement(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    """Return Kendall's tau-b of two scores over the names that both have.
+
+    1 is the same order, -1 the reverse. NaN below three names, and where one side ties them all.
+    """
+    common = [name for name in a if name in b]
+    if len(common) < 3:
+        return math.nan
+    left, right = ([round(side[name], DECIMALS) for name in common] for side in (a, b))
+    if len(set(left)) < 2 or len(set(right)) < 2:
+        return math.nan
+    return float(distributions.kendalltau(left, right).statistic)
+
+
 def unbiased(std: float | None, n: int | None) -> float | None:
     """Turn a population std (ddof 0) of n runs into ddof 1: std sqrt(n / (n - 1))."""
     return std * math.sqrt(n / (n - 1)) if std is not None and n is not None and n > 1 else std

@@ -1,4 +1,4 @@
-"""Studies: Optuna behind ask, report and tell; the only importer of optuna.
+"""Studies: Optuna behind ask, report and tell; with `storage`, the only importer of optuna.
 
 What decides a trial is stored or derived: every trial has a sampler of its own, seeded with the
 trial's number, and the trials of a batch are told together. So a search gives the same trials on
@@ -31,6 +31,7 @@ class Trial:
     params: dict[str, Any]
     handle: Any = field(repr=False, default=None)  # Optuna's
     steps: dict[int, float] = field(default_factory=dict)  # reported so far
+    seconds: float = 0.0  # of fitting; known of one that was pruned before its driver ended
 
 
 class Study:
@@ -40,8 +41,7 @@ class Study:
         self,
         name: str,
         seed: int,
-        place: Path,
-        storage: str | None,
+        storage: Any,
         tuning: Tuning,
         space: Sequence[Dimension],
     ) -> None:
@@ -50,31 +50,18 @@ class Study:
         Args:
             name: its whole name, with its id.
             seed: of its samplers.
-            place: folder for the journal, where no `storage` is given.
-            storage: URL of a database, as Optuna takes it.
+            storage: Optuna's, as `bench.storage.Storage.of` gives it.
             tuning: the search.
             space: its dimensions, in order.
-
-        Raises:
-            ValueError: the database cannot be reached.
         """
         self.name, self.seed, self.tuning, self.space = name, seed, tuning, list(space)
-        optuna = _optuna()
-        try:
-            self._study = optuna.create_study(
-                study_name=name,
-                storage=_storage(place, storage),
-                directions=[DIRECTIONS.get(o, "minimize") for o in tuning.objectives],
-                pruner=self._pruner(),
-                load_if_exists=True,
-            )
-        except ImportError as error:
-            raise ValueError(f"the storage {storage} needs a package: {error}") from error
-        except Exception as error:
-            if storage is None:
-                raise
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"the storage {storage} cannot be used: {reason}") from error
+        self._study = _optuna().create_study(
+            study_name=name,
+            storage=storage,
+            directions=[DIRECTIONS.get(o, "minimize") for o in tuning.objectives],
+            pruner=self._pruner(),
+            load_if_exists=True,
+        )
 
     # -- samplers and pruners --------------------------------------------------------------
 
@@ -160,6 +147,7 @@ class Study:
             self._study.sampler = self._sampler(frozen.number)
             trial = self._asked(optuna.trial.Trial(self._study, frozen._trial_id), config)
             trial.steps = dict(frozen.intermediate_values)
+            trial.seconds = frozen.user_attrs.get("seconds", 0.0)
             trials.append(trial)
         return trials
 
@@ -178,6 +166,10 @@ class Study:
             return False
         with _quiet():  # of steps that the best trial does not have
             return bool(trial.handle.should_prune())
+
+    def spend(self, trial: Trial, seconds: float) -> None:
+        """Note what a pruned trial took so far: a fit that was stopped leaves no row to read it."""
+        trial.handle.set_user_attr("seconds", seconds)
 
     def tell(self, trial: Trial, values: Sequence[float] | None, facts: Mapping[str, Any]) -> None:
         """End a trial: complete with `values`, failed without; pruned where `facts` say so."""
@@ -293,7 +285,7 @@ def _grid(dimension: Dimension) -> list[Any]:
     return sorted({round(x) for x in points}) if dimension.whole else points
 
 
-# ---- storage --------------------------------------------------------------------------------
+# ---- Optuna itself --------------------------------------------------------------------------
 
 
 def _optuna() -> Any:
@@ -309,33 +301,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _storage(place: Path, url: str | None) -> Any:
-    if url is not None:
-        return _optuna().storages.RDBStorage(url)
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    path = place / "journal.log"
-    _mend(path)
-    return JournalStorage(JournalFileBackend(str(path)))
-
-
-def _mend(path: Path) -> None:
-    """Take away what a killed driver left: its lock, and a last line that it had half written.
-
-    Only one driver at a time has the study (tune.py holds a lock of the system), so nobody else
-    writes here.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for lock in path.parent.glob(f"{path.name}.lock*"):
-        with contextlib.suppress(OSError):
-            lock.unlink()
-    if not path.is_file():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)

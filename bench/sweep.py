@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from bench.axes import NO_NOISE, canonical_noise, canonical_split, split_name
 from bench.entry import Entry
 from bench.hparams import nearest, unknown
 from bench.sweep_file import MAX_SEED, MistakeError, Origin, check_seeds, parse, parse_seeds, scalar
@@ -26,11 +27,11 @@ from bench.tuning import Tuning
 
 SPLITS = ("public", "random", "official", "ratio", "default")
 SETTINGS = ("transductive", "production", "inductive")
-_AXES = ("datasets", "splits", "settings", "teachers", "students")
+_AXES = ("datasets", "splits", "settings", "noise", "teachers", "students")
 
 
 class Sweep(BaseModel):
-    """A matrix of cells: every dataset x split x setting x teacher x student x seed."""
+    """A matrix of cells: every dataset x split x setting x noise x teacher x student x seed."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -39,6 +40,7 @@ class Sweep(BaseModel):
     datasets: list[str] = Field(min_length=1)
     splits: list[str] = Field(default=["default"], min_length=1)
     settings: list[str] = Field(default=["transductive"], min_length=1)
+    noise: list[str] = Field(default=[NO_NOISE], min_length=1)
     teachers: list[Entry] | None = Field(default=None, min_length=1)
     students: list[Entry] | None = Field(default=None, min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)
@@ -86,9 +88,23 @@ class Sweep(BaseModel):
     def _known(cls, value: list[str], info: Any) -> list[str]:
         known = SPLITS if info.field_name == "splits" else SETTINGS
         for position, name in enumerate(value):
-            if name not in known:
-                raise MistakeError(str(unknown(info.field_name[:-1], name, known)), position)
+            bare = split_name(name) if info.field_name == "splits" else name
+            if bare not in known:
+                raise MistakeError(str(unknown(info.field_name[:-1], bare, known)), position)
         return value
+
+    @field_validator("splits", "noise")
+    @classmethod
+    def _one_spelling(cls, value: list[str], info: Any) -> list[str]:
+        """Write options and levels as the keys of cells have them."""
+        spell = canonical_split if info.field_name == "splits" else canonical_noise
+        found = []
+        for position, text in enumerate(value):
+            try:
+                found.append(spell(text) or NO_NOISE)
+            except ValueError as error:
+                raise MistakeError(str(error), position) from error
+        return found
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> "Sweep":
@@ -227,7 +243,7 @@ def _override(content: dict[str, Any], overrides: Iterable[str], origin: Origin)
             raise ValueError(f"override '{text}' has no value")
         method, dot, hyper = key.rpartition(".")
         if not dot:
-            content[key] = _listed(value) if key in _AXES else value
+            content[key] = _listed(value, key) if key in _AXES else value
             origin.given.append((key,))
             continue
         if method == "tune":
@@ -244,8 +260,10 @@ def _override(content: dict[str, Any], overrides: Iterable[str], origin: Origin)
         origin.given.append(("config", method, hyper))
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: Any, axis: str) -> Any:
     """Split the commas of a text (`students=mlp,glnn`), not those of a dataset's parameters."""
     if not isinstance(value, str):
         return value
+    if axis == "noise":  # `features=0.2` is a whole entry
+        return [name.strip() for name in value.split(",")]
     return [name.strip() for name in re.split(r",(?!\s*[a-z_]+\s*=)", value)]

@@ -226,6 +226,7 @@ _LATEX = {
     "|": r"\textbar{}",
     "[": "{[}",  # after a row's \\ a bracket would be its optional argument
     "±": r"$\pm$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
     "†": r"\dag{}",
     DASH: "--",
     MINUS: r"$-$",

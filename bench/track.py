@@ -9,14 +9,18 @@ is left alone, as others may write to it too.
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from bench import track_content as content
 from bench import track_live
 from bench.cell import Cell
+from bench.database import resolved
 from bench.results import Store
 from bench.track_content import Entry
 from bench.track_index import (
@@ -35,6 +39,7 @@ from bench.track_store import (
     default_uri,
     forget,
     guarded,
+    hasten_sqlite,
     is_remote,
     needs_tracking,
     planned,
@@ -69,7 +74,9 @@ class Tracker:
 
         with prepared(self.uri) as fresh:
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-            self.client = MlflowClient(self.uri, self.uri)
+            uri = resolved(self.uri)
+            hasten_sqlite()
+            self.client = MlflowClient(uri, uri)
             self.client.search_experiments(max_results=1)
             if fresh:
                 forget(self.store, self.uri)
@@ -202,10 +209,19 @@ class Tracker:
         # row.json has the resolved configurations
         for name in ("row.json", "history.json", "experts.npz"):
             if (entry.folder / name).is_file():
-                self.client.log_artifact(run_id, str(entry.folder / name))
+                self._attach(tracked, run_id, entry.folder / name)
         self.client.set_terminated(run_id, content.run_status([row.status]), end)
         taught = teacher.run_id if teacher else ""
         tracked.cells[row.key] = Child(run_id, entry.digest, row.teacher_key, taught)
+
+    def _attach(self, tracked: Tracked, run_id: str, path: Path) -> None:
+        """Attach a file to a run; where the files of runs lie here, without asking MLflow where."""
+        if not tracked.artifacts.startswith("file:"):
+            self.client.log_artifact(run_id, str(path))
+            return
+        folder = Path(url2pathname(urlsplit(tracked.artifacts).path)) / run_id / "artifacts"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / path.name)
 
     def _create(self, tracked: Tracked, entry: Entry, start: int, tags: dict[str, str]) -> str:
         """Create a child run in place of an older one of the same cell."""
@@ -224,7 +240,7 @@ class Tracker:
         metrics += [
             Metric(name, value, start + round(share * (end - start)), epoch)
             for name, epoch, value, share in content.curves(
-                history, entry.row.fit.get("best_epoch")
+                history, entry.row.fit.get("best_epoch"), content.points_each(history)
             )
             if name != track_live.CURVE or epoch not in known
         ]
@@ -240,7 +256,8 @@ class Tracker:
         source = json.dumps({"name": asked.dataset, "checksum": asked.checksum})
         digest = asked.checksum.removeprefix("sha256:")[:16]  # MLflow takes 36, its table shows 20
         dataset = Dataset(asked.dataset[:500], digest or "unknown", "local", source)
-        labels = {"mlflow.data.context": "training", "split": asked.split, "setting": asked.setting}
+        place = {"split": asked.shown_split, "setting": asked.setting}
+        labels = {"mlflow.data.context": "training", **place}
         inputs = DatasetInput(dataset, [InputTag(k, v) for k, v in labels.items()])
         self.client.log_inputs(run_id, [inputs])
 

@@ -20,7 +20,8 @@ from bench.cell import Cell
 from bench.metrics import METRICS
 from bench.results import STATUSES, Row
 
-CURVE_POINTS = 64  # a point costs 0.13 ms in sqlite; the whole curves are an artefact
+CURVE_POINTS = 64  # of all curves of a cell together, about: they are most of what a row costs
+LEAST_POINTS = 24  # of one curve; the whole curves are an artefact
 TEXT_LIMIT = 5000  # MLflow takes 6000 characters for a param and 8000 for a tag
 
 SOURCE = {"mlflow.source.name": "gkdbench", "mlflow.source.type": "LOCAL"}
@@ -115,8 +116,13 @@ def metrics(row: Row) -> dict[str, float]:
     return {legal(k): float(v) for k, v in found.items() if is_number(v)}
 
 
+def points_each(history: Mapping[str, Sequence[Any]]) -> int:
+    """Return how many points each curve of a cell gets."""
+    return max(LEAST_POINTS, CURVE_POINTS // max(1, len(history.keys() - {"epoch"})))
+
+
 def curves(
-    history: Mapping[str, Sequence[Any]], best: Any, most: int = CURVE_POINTS
+    history: Mapping[str, Sequence[Any]], best: Any, most: int
 ) -> list[tuple[str, int, float, float]]:
     """Return (name, epoch, value, share of the fit) for at most about `most` points a curve.
 

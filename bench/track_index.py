@@ -36,6 +36,7 @@ class Tracked:
     cells: dict[str, Child] = field(default_factory=dict)  # by key
     groups: dict[str, str] = field(default_factory=dict)  # parent run id by Entry.group
     report: str = ""
+    artifacts: str = ""  # URI of the folder of all runs' files
     stamps: dict[str, str] = field(default_factory=dict)  # of the rows seen by this process
     studies: dict[str, Child] = field(default_factory=dict)  # of a tuning, by id
     trials: dict[tuple[str, int], Child] = field(default_factory=dict)  # by study and number
@@ -59,10 +60,11 @@ def look(client: Any, sweep: str, artifacts: str | None) -> Tracked:
     if found is None:
         first = "val_accuracy_mean" if sweep.endswith(TUNING) else "test_accuracy"
         tags = {**UI_TAGS, "mlflow.experiment.primaryMetric.name": first}
-        return Tracked(client.create_experiment(sweep, artifacts, tags))
+        made = client.create_experiment(sweep, artifacts, tags)
+        return Tracked(made, artifacts=artifacts or "")
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
-    tracked = Tracked(found.experiment_id)
+    tracked = Tracked(found.experiment_id, artifacts=found.artifact_location)
     for run in all_runs(client, tracked.id):
         tags, run_id = run.data.tags, run.info.run_id
         kind = tags.get("gkdbench.kind")

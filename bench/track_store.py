@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bench import database
 from bench.cell import Cell, from_data
+from bench.database import DatabaseError, is_postgres, public, reason
 from bench.results import Store
 
 LOCK_SECONDS = 120
-PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+PORTS = {"mysql": 3306, "mssql": 1433}
 SETTINGS = {  # for MLflow, unless the user set them
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # of a default of 7, which takes minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -56,11 +58,12 @@ def guarded(uri: str) -> Iterator[None]:
         yield
     except Exception as error:
         homes = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-        if not isinstance(error, OSError | ImportError) and not homes & STORE_MODULES:
+        expected = isinstance(error, OSError | ImportError | DatabaseError)
+        if not expected and not homes & STORE_MODULES:
             raise
-        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        why = error.why if isinstance(error, DatabaseError) else reason(error, uri)
         raise TrackingError(
-            f"the tracking store {_public(uri)} cannot be used ({why[:300].rstrip('.')}); "
+            f"the tracking store {public(uri)} cannot be used ({why}); "
             "the results are kept, and `gkdbench track --replay` fills it in later"
         ) from error
     finally:
@@ -70,11 +73,15 @@ def guarded(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def prepared(uri: str) -> Iterator[bool]:
-    """Hold the lock of a sqlite store, and say whether the store is new.
+    """Hold the lock of a store in a database, and say whether the store is new.
 
     MLflow makes the tables of a new database without a lock, and retries a database that is down
     for minutes: so one process at a time, and only where something answers.
     """
+    if is_postgres(uri):
+        with database.prepared(uri, "mlflow") as fresh:
+            yield fresh
+        return
     parts = urlsplit(uri)
     kind = parts.scheme.partition("+")[0]
     if kind != "sqlite":
@@ -89,10 +96,31 @@ def prepared(uri: str) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
         fresh = not path.is_file() or path.stat().st_size == 0
-        with contextlib.closing(sqlite3.connect(path, timeout=20)) as database:
-            database.execute("BEGIN IMMEDIATE")  # fails if this is no database, or is read-only
-            database.rollback()
+        with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
+            connection.execute("BEGIN IMMEDIATE")  # fails if this is no database, or is read-only
+            connection.rollback()
         yield fresh
+
+
+def hasten_sqlite() -> None:
+    """Let the sqlite files of results folders, and no others, not wait for the disk at a commit.
+
+    MLflow commits six times a row, which takes 5 to 30 ms each on a plain disk. A killed process
+    loses nothing; what a machine that loses power may spoil is a mirror: remove it, and
+    `gkdbench track --replay` makes it again.
+    """
+    import sqlalchemy
+
+    if not sqlalchemy.event.contains(sqlalchemy.Engine, "connect", _hasten):
+        sqlalchemy.event.listen(sqlalchemy.Engine, "connect", _hasten)
+
+
+def _hasten(connection: Any, _: Any) -> None:
+    if not isinstance(connection, sqlite3.Connection):
+        return
+    (path,) = [row[2] for row in connection.execute("PRAGMA database_list") if row[1] == "main"]
+    if Path(path).name == "mlflow.db" and (Path(path).parent / "cells").is_dir():
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 def ui(store: Store, uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> None:
@@ -105,7 +133,10 @@ def ui(store: Store, uri: str | None = None, host: str = "127.0.0.1", port: int 
 
     uri = uri or default_uri(store.root)
     if is_remote(uri):
-        raise TrackingError(f"{_public(uri)} is a server: open it in a browser")
+        raise TrackingError(f"{public(uri)} is a server: open it in a browser")
+    if is_postgres(uri):
+        with guarded(uri):
+            database.connect(uri).close()  # MLflow's server would try again for minutes
     if uri.startswith("sqlite:") and not _sqlite_path(uri).is_file():
         raise TrackingError(f"{_sqlite_path(uri)} is missing: `gkdbench track --replay` makes it")
     with socket.socket() as probe:
@@ -116,11 +147,12 @@ def ui(store: Store, uri: str | None = None, host: str = "127.0.0.1", port: int 
             raise TrackingError(
                 f"port {port} on {host} cannot be used ({error.strerror}): give another one"
             ) from error
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
     command += ["--host", host, "--port", str(port)]
     artifacts = (store.root.resolve() / "mlartifacts").as_uri()
     click.echo(f'open http://{host}:{port} and choose "Model training" at the top left, once')
     quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet["MLFLOW_BACKEND_STORE_URI"] = database.resolved(uri)  # a command line is everybody's
     with contextlib.suppress(KeyboardInterrupt):
         done = subprocess.run([*command, "--default-artifact-root", artifacts], env=quiet)
         if done.returncode:
@@ -191,14 +223,9 @@ def _plan_stamp(store: Store, sweep: str) -> str:
 
 
 def _marks(store: Store, uri: str) -> Path:
-    return store.root / "tracked" / hashlib.sha256(uri.encode()).hexdigest()[:12]
+    name = public(database.resolved(uri))  # the same store under a new password
+    return store.root / "tracked" / hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 def _sqlite_path(uri: str) -> Path:
     return Path(uri.partition("?")[0].removeprefix("sqlite:///")).absolute()
-
-
-def _public(uri: str) -> str:
-    """Return the URI without its password."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri

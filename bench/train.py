@@ -27,7 +27,13 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 class StoppedError(Exception):
-    """Whoever listens to a fit asked it to stop."""
+    """Whoever listens to a fit asked it to stop.
+
+    Attributes:
+        seconds: of training until then; `run.run` fills it in.
+    """
+
+    seconds = 0.0
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from bench import engine as engines
 from bench.cell import Cell
 from bench.expand import Search, searches
 from bench.hunt import Hunt, Running
-from bench.results import Row, Store
+from bench.results import Store
+from bench.storage import Storage
 from bench.sweep import Sweep
 from bench.tuning import Tuned, Tuning, replace_text, write_tuned
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from bench.run import Place
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+OnTrials = Callable[[Hunt, list[dict[str, Any]]], None]
+Waiting = dict[str, list[tuple[Hunt, Running, int]]]  # by key of the cell
 
 
 @dataclass
@@ -40,10 +43,24 @@ class TuneOutcome:
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # study id -> trials
     skipped: dict[str, str] = field(default_factory=dict)  # study -> why it cannot be
     files: list[Path] = field(default_factory=list)
-    driver_seconds: float = 0.0  # asking, telling and writing, all trials of this call
+    driver: dict[str, float] = field(default_factory=dict)  # seconds of all trials of this call
     trials: int = 0  # of this call
     tracked: int = 0  # runs written to MLflow
     warnings: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def timing(self, phase: str) -> Iterator[None]:
+        """Add the seconds in here to the driver's: "ask", "take" (what cells say) or "tell"."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.driver[phase] = self.driver.get(phase, 0.0) + time.perf_counter() - start
+
+    @property
+    def driver_seconds(self) -> float:
+        """What the driver took, all phases; the import of Optuna is not among them."""
+        return sum(self.driver.values())
 
 
 def require(sweep: Sweep) -> Tuning:
@@ -82,7 +99,7 @@ def tune(
     progress: Progress,
     storage: str | None = None,
     tuned_file: Path | None = None,
-    on_trials: Callable[["Hunt", list[dict[str, Any]]], None] | None = None,
+    on_trials: OnTrials | None = None,
     plots: bool = True,
     **engine: Any,
 ) -> TuneOutcome:
@@ -101,12 +118,12 @@ def tune(
         engine: arguments of `engine.open_engine`.
 
     Raises:
-        ValueError: the sweep has no `tune`, or another process tunes it.
+        ValueError: the sweep has no `tune`, another process tunes it, or the database is away.
     """
     tuning = require(sweep)
     outcome = TuneOutcome()
-    with _alone(place.store, sweep.name):
-        hunts = [Hunt(asked, sweep, place, storage) for asked in searches(sweep, data_root)]
+    with _alone(place.store, sweep.name), Storage(storage) as kept, kept.guarded():
+        hunts = [Hunt(asked, sweep, place, kept) for asked in searches(sweep, data_root)]
         total = sum(max(tuning.trials - h.study.finished, 0) for h in hunts)
         try:
             told = _search(hunts, place, plan, outcome, engine, on_trials)
@@ -128,39 +145,49 @@ def _search(
     plan: engines.Plan,
     outcome: TuneOutcome,
     engine_options: dict[str, Any],
-    on_trials: Callable[[Hunt, list[dict[str, Any]]], None] | None,
+    on_trials: OnTrials | None,
 ) -> Generator[None, None, None]:
     """Run trials until all budgets are spent; yield once for each that was told."""
-    waiting: dict[str, list[tuple[Hunt, Running, int]]] = {}
+    waiting: Waiting = {}
     with engines.open_engine(place, plan, **engine_options) as engine:
         while True:
-            clock = time.perf_counter()
-            told = 0
-            for hunt in hunts:
-                if hunt.batch_ended and (not waiting or not _needs_quiet(hunt)):
-                    told += hunt.tell()
-                    if on_trials:
-                        on_trials(hunt, hunt.study.records())
+            with outcome.timing("tell"):
+                told = _tell(hunts, waiting, on_trials)
             hold = any(hunt.batch_ended for hunt in hunts)  # it waits to be timed alone
-            for hunt in hunts if not hold else ():
-                hunt.refill()
-                for cell, running, seed in hunt.cells():
-                    others = waiting.setdefault(cell.key, [])
-                    others.append((hunt, running, seed))
-                    if len(others) == 1:
-                        listens = hunt.listens(seed)
-                        decide = _decider(others) if listens else None
-                        engine.submit(cell, reports=listens, decide=decide)
-            outcome.driver_seconds += time.perf_counter() - clock
+            with outcome.timing("ask"):
+                for hunt in hunts if not hold else ():
+                    _ask(hunt, engine, waiting)
             yield from [None] * told
             if not waiting and not hold:
                 if any(hunt.batch_ended for hunt in hunts):
                     continue
                 return
             for event in engine.events() if waiting else ():
-                clock = time.perf_counter()
-                _route(event, waiting)
-                outcome.driver_seconds += time.perf_counter() - clock
+                with outcome.timing("take"):
+                    _route(event, waiting)
+
+
+def _tell(hunts: list[Hunt], waiting: Waiting, on_trials: OnTrials | None) -> int:
+    """Tell the batches that are over; return how many trials."""
+    told = 0
+    for hunt in hunts:
+        if hunt.batch_ended and (not waiting or not _needs_quiet(hunt)):
+            told += hunt.tell()
+            if on_trials:
+                on_trials(hunt, hunt.study.records())
+    return told
+
+
+def _ask(hunt: Hunt, engine: engines.Engine, waiting: Waiting) -> None:
+    """Submit the cells that a study wants now, those of several trials once."""
+    hunt.refill()
+    for cell, running, seed in hunt.cells():
+        others = waiting.setdefault(cell.key, [])
+        others.append((hunt, running, seed))
+        if len(others) == 1:
+            listens = hunt.listens(seed)
+            decide = _decider(others) if listens else None
+            engine.submit(cell, reports=listens, decide=decide)
 
 
 def _needs_quiet(hunt: Hunt) -> bool:
@@ -176,12 +203,11 @@ def _decider(waiters: list[tuple[Hunt, Running, int]]) -> Callable[[engines.Repo
     return decide
 
 
-def _route(event: Any, waiting: dict[str, list[tuple[Hunt, Running, int]]]) -> None:
+def _route(event: engines.Event, waiting: Waiting) -> None:
     if isinstance(event, engines.Report):
         return  # `decide` has heard it
-    row = event if isinstance(event, Row) else None
     for hunt, running, seed in waiting.pop(event.key, ()):
-        hunt.take(running, seed, row)
+        hunt.take(running, seed, event)
 
 
 def _conclude(

@@ -18,7 +18,7 @@ LAYERS: dict[str, list[str]] = {
         *("kernels", "sparse", "graph", "hparams", "metrics", "losses", "layers", "database"),
         *("data", "readers", "encodings", "reliability", "axes", "noise"),
         *("knowledge", "backbone"),
-        *("expert_kernels", "mixture", "experts", "norm_transform"),
+        *("expert_kernels", "mixture", "experts", "norm_transform", "norm_merge"),
     ],
     "contract": [
         *("method", "train", "recipe", "stages", "progressive", "norm_student"),
@@ -26,7 +26,7 @@ LAYERS: dict[str, list[str]] = {
     ],
     "plug-ins": ["datasets", "teachers", "students"],
     "records": [
-        *("cell", "registry", "protocol", "splits", "cost"),
+        *("cell", "registry", "protocol", "splits", "cost", "energy"),
         *("sweep", "sweep_file", "expand", "entry"),
         *("results", "store", "place", "stats", "tables", "published", "diagnose"),
         *("space", "tuning"),
@@ -57,7 +57,7 @@ LAYERS: dict[str, list[str]] = {
             "track_study",
             "track_trials",
         ),
-        "launch_tune",
+        *("launch_tune", "launch_energy"),
     ],
     "edge": [
         *("bench", "__main__", "cli", "cli_look", "cli_run", "cli_tune", "cli_report"),
@@ -73,6 +73,7 @@ OWNERS = {
     "optuna": {"storage", "study"},
     "dask": {"cluster", "cluster_client", "cluster_worker"},
     "distributed": {"cluster", "cluster_client", "cluster_worker"},
+    "codecarbon": {"energy"},
     "torch_geometric": {"datasets", "encodings"},
     "ogb": {"datasets"},
 }

@@ -1,8 +1,12 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+import bench
+from bench import registry
 from bench.cell import Cell, Choice, Protocol, from_data
+from bench.results import load
 
 PROTOCOL = Protocol("cpf-cora", "abc", "random", "production")
 TEACHER = Choice("sage:glnn", "sage", {"lr": 0.01, "num_layers": 2})
@@ -75,3 +79,39 @@ def test_a_group_names_empty_what_is_not_there():
 def test_a_config_that_is_not_a_number_has_no_key():
     with pytest.raises(ValueError, match="not JSON compliant"):
         Cell(PROTOCOL, None, Choice("mlp", "mlp", {"lr": float("nan")}), 0, 0, 0)
+
+
+# ---- noise ----------------------------------------------------------------------------------
+
+
+def test_noise_enters_key_row_and_group_where_there_is_some():
+    noisy = dataclasses.replace(CELL, protocol=dataclasses.replace(PROTOCOL, noise="edges=0.2"))
+    assert noisy.key != CELL.key
+    assert noisy.group == ("cpf-cora", "random + edges=0.2", *CELL.group[2:])
+    assert noisy.describe()["protocol"]["noise"] == "edges=0.2"
+    assert from_data(noisy.describe()) == noisy
+    assert noisy.teacher_cell.protocol == noisy.protocol
+    assert "noise" not in CELL.describe()["protocol"]
+    assert "noise" not in CELL.asked()["protocol"]
+
+
+def test_the_keys_of_the_reference_results_are_still_those_of_their_questions():
+    path = Path(bench.__file__).parent.parent / "results" / "reference" / "students.csv"
+    rows = load(path).drop_duplicates("key")
+    rows = rows[(rows["seed"] == 0) & rows["student"].isin(["", "mlp", "glnn"])]
+    assert len(rows) == 12
+    for _, row in rows.iterrows():
+        names = ("dataset", "checksum", "split", "setting", "features")
+        options = (bool(row["self_loops"]), float(row["hidden_rate"]))
+        protocol = Protocol(*(row[name] for name in names), *options)
+        teacher = _choice("teacher", row["teacher"], protocol)
+        student = _choice("student", row["student"], protocol)
+        assert Cell(protocol, teacher, student, 0, 0, 0).key == row["key"]
+
+
+def _choice(role: str, label: str, protocol: Protocol) -> Choice | None:
+    where = {"dataset": protocol.dataset, "split": protocol.split, "setting": protocol.setting}
+    where["teacher"] = "sage" if role == "student" else ""
+    if not label:
+        return None
+    return Choice(label, label.partition(":")[0], registry.configure(role, label, {}, where))

@@ -164,6 +164,7 @@ def test_fits_report_and_stop_across_the_cluster(cluster, place):
         for seed in (3, 2, 1):
             runner.stop(cells[seed].key)
         over = {e for e in drained(runner) if not isinstance(e, Report)}
+    assert max(event.seconds for event in over) > 0
     assert over | {Stopped(cells[0].key)} == {Stopped(cell.key) for cell in cells.values()}
     assert place.store.keys() == [short.key]
 

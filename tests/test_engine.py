@@ -152,6 +152,7 @@ def test_a_fit_whose_score_is_not_good_enough_ends_and_leaves_nothing(place):
         teacher, stopped = drained(runner)
     assert isinstance(teacher, Row)
     assert stopped == Stopped(cell.key)
+    assert 0 < stopped.seconds < 60
     assert asked == [4, 9, 14]
     assert place.store.keys() == [teacher.key]
     assert len(list((place.results / "cells").iterdir())) == 1

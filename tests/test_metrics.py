@@ -10,6 +10,7 @@ from bench.metrics import (
     agreement,
     expected_calibration_error,
     macro_f1,
+    repeated_errors,
 )
 
 LABELS = np.array([0, 0, 1, 1, 2])
@@ -78,7 +79,18 @@ def test_every_metric_says_how_to_read_it():
 
 def test_a_diagnostic_belongs_to_a_family_and_strata_are_accuracies():
     families = {metric.family for metric in METRICS.values() if metric.family}
-    assert families == {"degree", "class size", "neighbours", "distance", "experts"}
-    strata = [name for name, m in METRICS.items() if m.family and m.family != "experts"]
+    strata = {"degree", "class size", "neighbours", "distance"}
+    assert families == {*strata, "experts", "teacher", "modelled"}
+    others = ("", "experts", "teacher", "modelled")
+    strata = [name for name, m in METRICS.items() if m.family not in others]
     assert all(name.startswith("accuracy_") and METRICS[name].unit == "%" for name in strata)
     assert not METRICS["test_accuracy"].family
+
+
+def test_repeated_errors_are_the_same_wrong_class_where_the_teacher_is_wrong():
+    labels, teacher = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 2, 2, 2, 0])  # wrong at 1 2 3 5
+    student = np.array([1, 1, 2, 0, 2, 2])  # alike at 1 and 2, another error at 3, right at 5
+    assert repeated_errors(labels, student, teacher) == 2 / 4
+    assert repeated_errors(labels, teacher, teacher) == 1.0
+    assert repeated_errors(labels, labels, teacher) == 0.0
+    assert np.isnan(repeated_errors(labels, student, labels))  # a teacher without errors

@@ -92,7 +92,9 @@ def test_a_running_fit_reports_stops_and_never_waits_for_the_driver(tmp_path):
     with open_engine(place, Plan(1, 1, timeout=600.0)) as runner:
         # scores that a driver does not like, at once
         runner.submit(refused, decide=lambda report: report.epoch < 50)
-        assert drained(runner) == [Stopped(refused.key)]
+        (stop,) = drained(runner)
+        assert stop == Stopped(refused.key)
+        assert 0 < stop.seconds < 60
         assert len(workers()) == 1
         # a stop from outside, while another cell waits
         runner.submit(ended, reports=True)
@@ -104,6 +106,7 @@ def test_a_running_fit_reports_stops_and_never_waits_for_the_driver(tmp_path):
         runner.stop(ended.key)
         over = [e for e in drained(runner) if not isinstance(e, Report)]
         assert over == [Stopped(queued.key), Stopped(ended.key)]
+        assert over[0].seconds == 0 < over[1].seconds
         assert runner.events(timeout=0.0) == []
         # scores that nobody fetches while the fit runs
         runner.submit(many, reports=True)

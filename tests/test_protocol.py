@@ -5,8 +5,9 @@ import torch
 
 from bench.cell import Protocol
 from bench.graph import Dataset
-from bench.protocol import SETTINGS, SPLITS, Exam, examine, largest_component
+from bench.protocol import SETTINGS, Exam, examine
 from bench.sparse import CSR
+from bench.splits import SPLITS, largest_component
 from tests import layouts, toys
 
 

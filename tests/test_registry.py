@@ -9,7 +9,8 @@ import pytest
 from bench import registry
 from bench.hparams import fields_of
 from bench.method import Method
-from bench.protocol import SETTINGS, SPLITS
+from bench.protocol import SETTINGS
+from bench.splits import SPLITS
 
 ROLES = ("teacher", "student")
 METHODS = [(role, name) for role in ROLES for name in registry.methods(role)]

@@ -385,3 +385,42 @@ def test_choosing_other_methods_leaves_a_files_config_for_the_rest_alone(tmp_pat
     assert cell.teacher.config["lr"] == 0.1
     message = refusal(tmp_path, text, "teachers=gcn", "sage.lr=0.3")
     assert message == "command line: config names no method 'sage'; this sweep has: gcn"
+
+
+# ---- noise and options of splits ------------------------------------------------------------
+
+
+def test_noise_is_an_axis_and_no_noise_is_the_cell_of_a_sweep_without_it(tmp_path):
+    plain = cells_of(tmp_path, GCN)
+    cells = cells_of(tmp_path, GCN + "noise: [none, edges=0.2, 'features=0.1 + edges=0.20']\n")
+    assert [c.protocol.noise for c in cells] == ["", "edges=0.2", "features=0.1+edges=0.2"]
+    assert cells[0].key == plain[0].key
+    assert len({c.key for c in cells}) == 3
+
+
+def test_a_split_with_options_is_a_split_and_its_usual_values_are_the_plain_one(tmp_path):
+    text = f"datasets: ['{DATA}']\nteachers: [gcn]\nsplits: ['random:train=20', 'random:train=5']\n"
+    cells = cells_of(tmp_path, text)
+    assert [c.protocol.split for c in cells] == ["random", "random:train=5"]
+    assert cells[0].key == cells_of(tmp_path, GCN)[0].key
+    assert cells[1].teacher.config == cells[0].teacher.config  # presets go by the bare name
+
+
+def test_the_command_line_splits_axes_at_their_commas():
+    asked = ["datasets=synthetic", "teachers=gcn", "noise=none,edges=0.2+features=0.1,features=0.3"]
+    sweep = from_overrides([*asked, "splits=random:train=5,random:train=7,imbalance=2,ratio"])
+    assert sweep.noise == ["none", "features=0.1+edges=0.2", "features=0.3"]
+    assert sweep.splits == ["random:train=5", "random:train=7,imbalance=2", "ratio"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("noise:\n- none\n- edgs=0.2", "FILE, line 6: noise 'edgs=0.2': unknown key 'edgs'"),
+        ("noise: [edges=2]", "FILE, line 4: noise 'edges=2': edges is 2; it is a share"),
+        ("noise: [none, edges=0]", "FILE, line 4: 'none' stands twice in noise"),
+        ("noise: 3", "FILE, line 4: noise is 3; give a list"),
+    ],
+)
+def test_a_mistake_in_noise_is_refused_with_its_line(text, sentence, tmp_path):
+    assert refusal(tmp_path, GCN + text).startswith(sentence)

@@ -56,7 +56,7 @@ class Instant(engine.Engine):
         value = accuracy(cell)
         for epoch in range(0, 50, 5) if decide else ():
             if not decide(Report(cell.key, epoch, value * (epoch + 1) / 50)):
-                return Stopped(cell.key)
+                return Stopped(cell.key, (epoch + 1) / 25)
         self.answered.append(cell)
         status = "diverged" if cell.student.config["lr"] > 0.09 else "ok"
         numbers = {"": {"val_accuracy": value, "params": 1e4 + self.size(cell)}}
@@ -236,6 +236,28 @@ def test_a_bad_curve_ends_its_trial_after_the_first_seed(tmp_path, instant):
     assert all(r["seeds"] == {} for r in pruned)
     middle = sorted(r["val_accuracy"] for r in found if r["state"] == "complete")
     assert max(accuracy_of(r) for r in pruned) < middle[-1]
+
+
+def test_a_pruned_trial_costs_the_seconds_until_it_was_stopped(tmp_path, instant):
+    for r in trials(hunt(tmp_path, asked(pruner="median", trials=24))):
+        if r["state"] == "pruned":
+            assert 0 < r["seconds"] < 2
+        else:
+            assert r["seconds"] == (6 if r["state"] == "complete" else 2)
+
+
+@pytest.mark.parametrize("pruner", ["median", "wilcoxon"])
+def test_seconds_are_counted_once_whatever_became_of_the_driver(tmp_path, instant, pruner):
+    sweep = asked(pruner=pruner, seeds=list(range(100, 105)))
+    whole = [r["seconds"] for r in trials(hunt(tmp_path / "whole", sweep))]
+    for dies_after in range(len(instant.answered) - 8, len(instant.answered), 3):
+        folder = tmp_path / str(dies_after)
+        instant.answered.clear()
+        instant.dies_after = dies_after
+        with pytest.raises(KeyboardInterrupt):
+            hunt(folder, sweep)
+        instant.dies_after = 10**9
+        assert [r["seconds"] for r in trials(hunt(folder, sweep))] == whole
 
 
 def accuracy_of(record):

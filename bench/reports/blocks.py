@@ -20,10 +20,12 @@ BLOCK = ["dataset", "split", "setting"]
 LABELS = [*BLOCK, "teacher", "student", "seed"]  # the plan's word counts: labels are not in the key
 QUALITY = [name for name, m in METRICS.items() if m.unit == "%" and not m.family]
 COST = [name for name, m in METRICS.items() if m.unit != "%" and not m.family]
-DIAGNOSTICS = [name for name, m in METRICS.items() if m.family]
+OF_TEACHER = [name for name, m in METRICS.items() if m.family == "teacher"]
+_APART = ("teacher", "modelled")  # families that have their tables elsewhere
+DIAGNOSTICS = [name for name, m in METRICS.items() if m.family and m.family not in _APART]
 STRATA = [name for name in DIAGNOSTICS if name.startswith("accuracy_")]
 SIZES = {name: name.replace("accuracy_", "nodes_", 1) for name in STRATA}  # scored nodes in each
-_READ = [*QUALITY, *DIAGNOSTICS, *SIZES.values()]
+_READ = [*QUALITY, *DIAGNOSTICS, *OF_TEACHER, *SIZES.values()]
 FIXED_SPLITS = ("public", "official")
 _ASKED = ("features", "self_loops", "hidden_rate", "device")
 
@@ -42,6 +44,7 @@ class Line:
     runs: Mapping[str, Mapping[Hashable, float]] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     changed: str = ""  # "student: lr": hyper-parameters that differ from the preset's
+    knowledge: str = ""  # "output, middle": what the student is taught by; "": not told
     done: int = 0
     planned: int = 0
     gaps: Mapping[str, int] = field(default_factory=dict)
@@ -216,6 +219,7 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
                 if pd.notna(v := _median(mine, name)) and (v > 0 or name != "seconds_encode")
             },
             changed=next(iter(_told_of(mine, "changed")), ""),
+            knowledge=next(iter(_told_of(mine, "knowledge")), ""),
             done=len(mine),
             planned=cells["key"].nunique(),
             gaps=dict(reasons),

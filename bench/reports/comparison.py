@@ -5,14 +5,14 @@ compete only where a block has no student. Published numbers stand beside ours. 
 rebuilt from stored rows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 import bench
-from bench.reports import effects
+from bench.reports import compression, effects, robustness, taxonomy
 from bench.reports.blocks import COST, QUALITY, Block, Line, blocks
 from bench.reports.notes import (
     LEGEND,
@@ -84,16 +84,19 @@ def write(
 
     Returns:
         comparison.md, .tex (to include), _standalone.tex (to compile), .csv, .html and the figures;
-        effects.csv with a baseline; and the files of `diagnostics.write` where the rows have
+        effects.csv with a baseline; robustness.csv and its figures where there are levels of one
+        axis; compression.csv where students and their teachers have costs; taxonomy.csv where
+        kinds of knowledge meet; and the files of `diagnostics.write` where the rows have
         diagnostic numbers.
     """
-    from bench.reports import diagnostics, figures, forest, page, stages
+    from bench.reports import diagnostics, figures, forest, ladders, page, stages
 
     out.mkdir(parents=True, exist_ok=True)
     found = blocks(frame, list(planned))
-    tables = [table for block in found for table in tables_of(block, baseline)]
+    climbed = robustness.ladders(found)
+    tables, legends = _tables(frame, found, climbed, baseline)
     told = closing(frame, {"gkdbench": bench.__version__, **(provenance or {})})
-    told[-1:-1] = [effects.LEGEND] if baseline else []
+    told[-1:-1] = legends
     texts = {
         "comparison.md": _markdown(title, tables, told),
         "comparison.tex": _latex(tables, told),
@@ -103,18 +106,49 @@ def write(
     for path, text in zip(paths, texts.values(), strict=True):
         path.write_text(text, encoding="utf-8")
     summary(found).to_csv(out / "comparison.csv", index=False)
-    paths.append(out / "comparison.csv")
-    drawn = [*figures.draw(found, out), *stages.draw(found, out)]
+    paths += [out / "comparison.csv", *_further_csv(frame, found, climbed, out)]
+    drawn = [*ladders.draw(climbed, out), *figures.draw(found, out), *stages.draw(found, out)]
     if baseline:
         paths.append(effects.write_csv(found, baseline, out))
         drawn += forest.draw(frame, found, baseline, out)
     foot = [*commits(frame), told[-1]]
     beside = diagnostics.write(found, out, title=title, store=store, told=foot)
     links = {"diagnostics": "diagnostics.html"} if beside else {}
-    captions = {**forest.CAPTIONS, **stages.CAPTIONS}
+    captions = {**forest.CAPTIONS, **stages.CAPTIONS, **ladders.CAPTIONS}
     html = page.render(title, tables, told, drawn, captions=captions, links=links)
     (out / "comparison.html").write_text(html, encoding="utf-8")
     return [*paths, out / "comparison.html", *drawn, *beside]
+
+
+def _tables(
+    frame: pd.DataFrame,
+    found: Sequence[Block],
+    climbed: Sequence[robustness.Ladder],
+    baseline: str,
+) -> tuple[list[Table], list[str]]:
+    """Return all tables of a report in order, and how those beside the comparison are read."""
+    tables, ratios = robustness.tables_of(climbed), compression.tables_of(frame, found)
+    kinds = taxonomy.tables_of(found)
+    for i, block in enumerate(found):
+        tables += [*tables_of(block, baseline), *(t[i] for t in (ratios, kinds) if i in t)]
+    legends = {effects.LEGEND: baseline, robustness.LEGEND: climbed, compression.LEGEND: ratios}
+    legends[taxonomy.LEGEND] = kinds
+    return tables, [legend for legend, shown in legends.items() if shown]
+
+
+def _further_csv(
+    frame: pd.DataFrame, found: Sequence[Block], climbed: Sequence[robustness.Ladder], out: Path
+) -> list[Path]:
+    """Write the raw numbers of robustness, compression and kinds, where there are some."""
+    records = {
+        "robustness.csv": list(robustness.records(climbed)),
+        "compression.csv": list(compression.records(frame, found)),
+        "taxonomy.csv": list(taxonomy.records(found)),
+    }
+    told = {out / name: lines for name, lines in records.items() if lines}
+    for path, lines in told.items():
+        pd.DataFrame(lines).to_csv(path, index=False)
+    return list(told)
 
 
 def text_table(

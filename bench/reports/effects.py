@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.reports import overhead
 from bench.reports.blocks import Block, Line
 from bench.reports.notes import title_of
 from bench.stats import ALPHA, MIN_PAIRS, Difference, difference, holm, paired_p, spread
@@ -23,13 +24,14 @@ COLUMNS = (
     *("dataset", "split", "setting", "teacher", "student", "variant", "configuration"),
     *("baseline", "baseline_teacher", "metric", "difference", "ci_low", "ci_high"),
     *("n", "wins", "ties", "losses", "p", "p_holm"),
+    *overhead.RECORDS,
 )
 LEGEND = (
     "Effects: a student minus the baseline in the metric that ranks, in points, paired by seed "
     "(same split, same teacher), with the 95 % interval of Student's t, each on its own; wins, "
     "ties and losses count seeds. p: two-sided Wilcoxon signed-rank test on these pairs, after "
     "Holm's correction over the comparisons with one baseline in a table; none below "
-    f"{MIN_PAIRS} pairs. Bold (* in a terminal): p < {ALPHA:g}."
+    f"{MIN_PAIRS} pairs. Bold (* in a terminal): p < {ALPHA:g}. {overhead.LEGEND}"
 )
 
 
@@ -47,6 +49,11 @@ class Effect:
     def significant(self) -> bool:
         """Whether the difference is not one of chance, after Holm's correction."""
         return self.adjusted < ALPHA
+
+    @property
+    def training(self) -> overhead.Overhead:
+        """What training costs on top of the baseline's."""
+        return overhead.overhead_of(self.line, self.base, self.gap)
 
 
 # ---- comparisons ----------------------------------------------------------------------------
@@ -95,13 +102,16 @@ def table_of(block: Block, name: str) -> Table | None:
         return None
     several = len(bases) > 1
     heads = (Column("difference", "points"), Column("n"), Column("wins/ties/losses", "", 1))
-    columns = (*((Column("against"),) if several else ()), *heads, Column("p", "Holm"))
-    rows = [_row(effect, several) for effect in effects_of(block, name)]
+    found = effects_of(block, name)
+    timed = any(not math.isnan(effect.training.ratio) for effect in found)
+    heads = (*heads, Column("p", "Holm"), *(overhead.COLUMNS if timed else ()))
+    columns = (*((Column("against"),) if several else ()), *heads)
+    rows = [_row(effect, several, timed) for effect in found]
     title = f"{title_of(block)}: effects against {name}"
     return Table(title, columns, tuple(rows), tuple(_notes(block, name, bases)), lesser=True)
 
 
-def _row(effect: Effect, several: bool) -> Row:
+def _row(effect: Effect, several: bool, timed: bool) -> Row:
     gap, line = effect.gap, effect.line
     p = Cell(DASH, faint=True) if math.isnan(effect.adjusted) else Cell(_p(effect.adjusted))
     cells = [
@@ -110,6 +120,7 @@ def _row(effect: Effect, several: bool) -> Row:
         Cell(str(gap.n)),
         Cell(f"{gap.wins}/{gap.ties}/{gap.losses}"),
         p,
+        *(overhead.cells_of(effect.training) if timed else []),
     ]
     return Row(_told(line) if several else line.name, tuple(cells), full_label=_told(line))
 
@@ -170,7 +181,8 @@ def records(blocks: Iterable[Block], name: str) -> Iterator[dict[str, Any]]:
             against = (base.name, base.teacher, block.headline)
             interval = (gap.mean, gap.low, gap.high, gap.n)
             counts = (gap.wins, gap.ties, gap.losses, effect.p, effect.adjusted)
-            values = (*block.protocol, *asked, *against, *interval, *counts)
+            costs = (effect.training.ratio, effect.training.points_per_second)
+            values = (*block.protocol, *asked, *against, *interval, *counts, *costs)
             yield dict(zip(COLUMNS, values, strict=True))
 
 

@@ -204,7 +204,7 @@ def _told(studies: Sequence[Study]) -> list[str]:
         "gain: tuned - default. Ties go to fewer parameters, then to the earlier trial. "
         "default: the first trial of every study, with the values of the sweep.",
         "fits took: seconds of training of all trials together, while other fits may use the other "
-        "cores; the part of a fit that pruning stopped is not in it.",
+        "cores; of a fit that pruning stopped or that failed, the part until then.",
         *dict.fromkeys(map(_search, studies)),
         "Curves of what a budget finds. " + budget.CAPTION,
     ]
@@ -244,6 +244,7 @@ def _record(study: Study) -> dict[str, Any]:
         "trials": len(trials),
         **{s: sum(t["state"] == s for t in trials) for s in ("complete", "pruned", "failed")},
         "fit_seconds": sum(t["seconds"] for t in trials),
+        "pruned_seconds": sum(t["seconds"] for t in trials if t["state"] == "pruned"),
         "default_val_mean": first.mean,
         "default_val_std": first.std,
         "tuned_val_mean": tuned.mean,

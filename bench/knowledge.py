@@ -1,0 +1,167 @@
+"""What a student can be taught beside soft labels: losses on hidden states, edges and relations.
+
+Every function takes the hidden states of the same nodes, student's [B, H] and teacher's [B, H'],
+and returns one number; no gradient is meant to reach the teacher's. Three kinds of knowledge, after
+the survey of Liu et al., arXiv 2302.14643: of the output (losses.py), of middle layers (`fitnet`,
+`attention`, `lsp`), and of a constructed graph of relations among samples (`rkd_distance`,
+`rkd_angle`, `gram`, `contrast`).
+
+Edges are never made a matrix of B x B: `lsp` works on the stored entries, B H numbers an edge list.
+`gram` and `contrast` are B x B, `rkd_angle` is B x B x max(B, H): for sampled nodes.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from bench.graph import Block, Graph, receptive_field
+from bench.hparams import unknown
+from bench.sparse import CSR, _offsets
+
+KERNELS = ("cosine", "poly", "l2", "rbf")
+
+# ---- middle layers --------------------------------------------------------------------------
+
+
+def fitnet(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of rows scaled to length 1, over all B x P entries.
+
+    Both are projections to the same width: [B, P].
+
+    Source: FitNets, Romero et al., arXiv 1412.6550, on nodes and with normalised rows.
+    """
+    return F.mse_loss(F.normalize(student), F.normalize(teacher))
+
+
+def attention(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference, over the B nodes, of the energies sum_c h^2, scaled to length 1.
+
+    Source: attention transfer, Zagoruyko & Komodakis, arXiv 1612.03928 (p = 2), with nodes in
+    the place of positions.
+    """
+    one, two = (F.normalize(h.square().sum(1), dim=0) for h in (student, teacher))
+    return F.mse_loss(one, two)
+
+
+def neighbours(graph: Graph, nodes: Tensor | None) -> Block:
+    """Return the edges into `nodes` (int64 [B]; all without), self-loops left out.
+
+    The block's inputs are the nodes, then their other neighbours; None stands for all nodes.
+    """
+    adj = _without_loops(graph)
+    if nodes is None:
+        return Block(adj, None, adj.shape[0])
+    return receptive_field(adj, nodes, 1)[0]
+
+
+def _without_loops(graph: Graph) -> CSR:
+    """The adjacency without self-loops, computed once a graph."""
+    cache = graph.__dict__.setdefault("_without_loops", [])
+    if not cache:
+        adj = graph.adj
+        keep = adj.row_ids != adj.indices.long()
+        counts = torch.bincount(adj.row_ids[keep], minlength=adj.shape[0])
+        cache.append(CSR(_offsets(counts), adj.indices[keep], adj.values[keep], adj.shape))
+    return cache[0]
+
+
+def lsp(adj: CSR, student: Tensor, teacher: Tensor, kernel: str = "cosine") -> Tensor:
+    """Local structure: (1/B) sum_v KL of softmax over v's neighbours u of K(h_u, h_v).
+
+    Args:
+        adj: the edges into B nodes, [B, n]; a node without one counts as zero.
+        student: hidden states of the n input nodes, [n, H], the B nodes first.
+        teacher: the same nodes, [n, H'].
+        kernel: one of KERNELS, see `similarity`.
+
+    Source: LSP, Yang et al., arXiv 2003.10477 (CVPR 2020): KL(teacher || student).
+    """
+    one, two = (_edge_log_softmax(adj, similarity(adj, h, kernel)) for h in (student, teacher))
+    return (two.exp() * (two - one)).sum() / max(adj.shape[0], 1)
+
+
+def similarity(adj: CSR, h: Tensor, kernel: str) -> Tensor:
+    """Return K(h_u, h_v) of every stored entry (v, u), [nnz].
+
+    cosine: <h_u, h_v> / (|h_u| |h_v|); poly: its square; l2: -|h_u - h_v|; rbf:
+    exp(-|h_u - h_v|^2 / 2).
+
+    Raises:
+        ValueError: an unknown kernel.
+    """
+    if kernel not in KERNELS:
+        raise unknown("kernel", kernel, KERNELS)
+    h = F.normalize(h) if kernel in ("cosine", "poly") else h
+    # The gradient of `index_select` adds up in one order; that of `h[ids]` does not.
+    u, v = h.index_select(0, adj.indices.long()), h.index_select(0, adj.row_ids)
+    if kernel in ("cosine", "poly"):
+        cosine = (u * v).sum(1)
+        return cosine if kernel == "cosine" else cosine.square()
+    squared = (u - v).square().sum(1)
+    # Equal rows have no direction: the clamp gives them a gradient of zero.
+    return (-squared / 2).exp() if kernel == "rbf" else -squared.clamp(min=1e-12).sqrt()
+
+
+def _edge_log_softmax(adj: CSR, scores: Tensor) -> Tensor:
+    """Log of the softmax of scores [nnz] over the entries of each row."""
+    low = scores.new_full((adj.shape[0],), -torch.inf)
+    top = low.scatter_reduce(0, adj.row_ids, scores.detach(), "amax")
+    shifted = scores - top.index_select(0, adj.row_ids)
+    total = scores.new_zeros(adj.shape[0]).index_add(0, adj.row_ids, shifted.exp())
+    return shifted - total.log().index_select(0, adj.row_ids)
+
+
+# ---- relations among nodes ------------------------------------------------------------------
+
+
+def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Smooth L1 of the pairwise distances, each side's over its own mean, over the pairs i < j.
+
+    Source: RKD, Park et al., arXiv 1904.05068 (CVPR 2019), section 3.2.1.
+    """
+    one, two = (_relative(F.pdist(h)) for h in (student, teacher))
+    return F.smooth_l1_loss(one, two)
+
+
+def _relative(distances: Tensor) -> Tensor:
+    """Divide by the mean of the distances that are not zero."""
+    count = (distances > 0).sum().clamp(min=1)
+    return distances / (distances.sum() / count).clamp(min=torch.finfo(distances.dtype).tiny)
+
+
+def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
+    """Smooth L1 of the cosines of the angles at j between i and k, over all B^3 triples.
+
+    Triples in which nodes coincide are equal on both sides and add zero, as in the official code.
+
+    Source: RKD, Park et al., arXiv 1904.05068 (CVPR 2019), section 3.2.2.
+    """
+    return F.smooth_l1_loss(_angles(student), _angles(teacher))
+
+
+def _angles(h: Tensor) -> Tensor:
+    """<e_ij, e_kj> with e_ij = (h_i - h_j) / |h_i - h_j|, [B, B, B] at (j, i, k)."""
+    apart = F.normalize(h.unsqueeze(0) - h.unsqueeze(1), dim=2)  # [j, i, H]
+    return apart @ apart.transpose(1, 2)
+
+
+def gram(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the matrices of cosines, over all B x B entries.
+
+    Source: similarity-preserving distillation, Tung & Mori, arXiv 1907.09682 (ICCV 2019), in the
+    form of "global structure preserving" of Joshi et al., arXiv 2111.04964.
+    """
+    one, two = (F.normalize(h) for h in (student, teacher))
+    return F.mse_loss(one @ one.T, two @ two.T)
+
+
+def contrast(student: Tensor, teacher: Tensor, temperature: float = 0.075) -> Tensor:
+    """InfoNCE: of all nodes of the sample, a student's row is to point to its own teacher's row.
+
+    Cross-entropy, mean over the B rows, of <s_i, t_j> / temperature to j = i, rows scaled to length
+    1; both are projections to the same width, [B, P].
+
+    Source: G-CRD, Joshi et al., arXiv 2111.04964.
+    """
+    scores = F.normalize(student) @ F.normalize(teacher).T / temperature
+    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))

@@ -1,0 +1,257 @@
+"""Robustness: how teachers and students hold up along an axis, and whether their order does.
+
+A ladder is one dataset, setting and teacher at two levels or more of one axis: noise, labels per
+class or imbalance, told from the names of the splits, or epochs of the teacher, told from labels
+such as `sage-e5`, `sage-e100`. All else on it is equal, and runs are paired by seed. Of a student
+that ships several stages the last one is shown.
+"""
+
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench import axes
+from bench.metrics import METRICS
+from bench.reports.blocks import Block, Line
+from bench.stats import difference, order_agreement, spread
+from bench.tables import DASH, Cell, Column, Row, Table, percent, points
+
+FAITHFUL = "repeated_errors"
+LEGEND = (
+    "Robustness: levels from the easiest to the hardest. change: the hardest minus the easiest one "
+    "in points, paired by seed, with its 95 % interval. order kept: Kendall's tau-b of the "
+    "students' means with those at the easiest level (1: the same order, -1: the reverse); none "
+    "below three students. errors repeated: the share of the scored test nodes that the teacher "
+    "gets wrong on which a student gives the same wrong class."
+)
+_EPOCHS = re.compile(r"(.+)-e(\d+)")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How an axis is told: its label, whether a high level is the easy one, and its scale."""
+
+    label: str
+    high_is_easy: bool = False
+    log: bool = False
+
+
+AXES = {
+    "features": Axis("share of the features that is noise"),
+    "edges": Axis("share of the edges that is random"),
+    "teacher_labels": Axis("share of the teacher's train labels that is wrong"),
+    "train": Axis("train nodes of each class", high_is_easy=True, log=True),
+    "imbalance": Axis("train nodes, largest over smallest class", log=True),
+    "epochs": Axis("epochs of the teacher", high_is_easy=True, log=True),
+}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One level: the teacher's line (None: no teacher, or it did not run), the students by name."""
+
+    level: float
+    block: Block
+    teacher: Line | None
+    students: Mapping[str, Line]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The levels of one axis, in rising order, with all else equal."""
+
+    axis: str
+    title: str  # "cpf-cora, random split, transductive, sage:glnn"
+    rungs: tuple[Rung, ...]
+
+    @property
+    def by_difficulty(self) -> tuple[Rung, ...]:
+        """The rungs, the easiest one first."""
+        return self.rungs[::-1] if AXES[self.axis].high_is_easy else self.rungs
+
+    @property
+    def students(self) -> list[str]:
+        """The names of all students on it."""
+        return list(dict.fromkeys(name for rung in self.rungs for name in rung.students))
+
+    def has(self, metric: str) -> bool:
+        """Whether some student has the metric."""
+        return any(x.runs.get(metric) for rung in self.rungs for x in rung.students.values())
+
+
+# ---- ladders --------------------------------------------------------------------------------
+
+
+def ladders(blocks: Sequence[Block]) -> list[Ladder]:
+    """Return the ladders among some blocks, by axis."""
+    found = [
+        ladder
+        for axis in AXES
+        for ladder in (_of_epochs(blocks) if axis == "epochs" else _of_splits(blocks, axis))
+    ]
+    return [ladder for ladder in found if len(ladder.rungs) > 1]
+
+
+def _of_splits(blocks: Sequence[Block], axis: str) -> Iterator[Ladder]:
+    groups: dict[tuple[str, str, str], list[tuple[float, Block]]] = {}
+    for block in blocks:
+        level, rest = _apart(block.split, axis)
+        if level is not None:
+            groups.setdefault((block.dataset, rest, block.setting), []).append((level, block))
+    for (dataset, rest, setting), members in groups.items():
+        members.sort(key=lambda member: member[0])
+        named = [x.teacher for _, block in members for x in block.lines if x.teacher]
+        for teacher in dict.fromkeys(named) or [""]:
+            rungs = [_rung(level, block, teacher) for level, block in members]
+            where = ", ".join(filter(None, (dataset, f"{rest} split", setting, teacher)))
+            yield Ladder(axis, where, tuple(r for r in rungs if r.teacher or r.students))
+
+
+def _apart(split: str, axis: str) -> tuple[float | None, str]:
+    """Take the level of an axis out of a split's name; None where it has no such axis."""
+    try:
+        name, levels = axes.levels_of(split)
+    except ValueError:
+        return None, split
+    level = levels.pop(axis, None)
+    told = ",".join(f"{k}={v:g}" for k, v in levels.items() if k in axes.USUAL)
+    noise = "+".join(f"{k}={v:g}" for k, v in levels.items() if k in axes.NOISE)
+    plain = axes.canonical_split(f"{name}:{told}" if told else name)
+    return level, axes.shown(plain, axes.canonical_noise(noise))
+
+
+def _of_epochs(blocks: Sequence[Block]) -> Iterator[Ladder]:
+    for block in blocks:
+        families: dict[str, list[Rung]] = {}
+        for teacher in dict.fromkeys(line.teacher for line in block.lines):
+            if match := _EPOCHS.fullmatch(teacher):
+                rung = _rung(float(match[2]), block, teacher)
+                families.setdefault(match[1], []).append(rung)
+        for family, rungs in families.items():
+            where = ", ".join((block.dataset, f"{block.split} split", block.setting, family))
+            yield Ladder("epochs", where, tuple(sorted(rungs, key=lambda rung: rung.level)))
+
+
+def _rung(level: float, block: Block, teacher: str) -> Rung:
+    """One level of a teacher's ladder; students without a teacher are on all of them."""
+    ran = [x for x in block.lines if x.runs[block.headline]]
+    own = [x for x in ran if not x.student and x.teacher == teacher]
+    mine = [x for x in ran if x.student and x.teacher in (teacher, "")]
+    stages: dict[tuple[str, str], int] = {}
+    for line in mine:
+        if line.variant.isdigit():
+            family = line.student, line.difference
+            stages[family] = max(stages.get(family, 0), int(line.variant))
+    last = [
+        line
+        for line in mine
+        if line.variant == str(stages.get((line.student, line.difference), line.variant))
+    ]
+    return Rung(level, block, own[0] if own else None, {line.name: line for line in last})
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+
+def tables_of(found: Sequence[Ladder]) -> list[Table]:
+    """Return the tables of all ladders: quality, then what of the teacher's errors is repeated."""
+    tables = []
+    for ladder in found:
+        tables.append(_table(ladder))
+        if ladder.axis == "imbalance" and ladder.has("macro_f1"):
+            tables.append(_further(ladder, "macro_f1", "macro F1"))
+        if ladder.has(FAITHFUL):
+            tables.append(_further(ladder, FAITHFUL, "errors repeated"))
+    return tables
+
+
+def _table(ladder: Ladder) -> Table:
+    """The metric that ranks, by level; below it how far the order of the students is kept."""
+    rungs, base = ladder.by_difficulty, ladder.by_difficulty[0]
+    rows = []
+    teacher = [rung.teacher for rung in rungs]
+    if any(teacher):
+        label = next(x.teacher for x in teacher if x)
+        name = "teacher" if ladder.axis == "epochs" else f"{label} (teacher)"
+        rows.append(Row(name, tuple(_cells(ladder, teacher, None)), heading=True))
+    for student in ladder.students:
+        lines = [rung.students.get(student) for rung in rungs]
+        rows.append(Row(student, tuple(_cells(ladder, lines, None, bold=True))))
+    kept = [Cell(f"{v:.2f}" if v == v else DASH, faint=v != v) for v in orders(ladder)]
+    rows.append(Row("order kept", (*kept, Cell("")), heading=True))
+    unit = METRICS[base.block.headline].label
+    title = f"{ladder.title}: {AXES[ladder.axis].label}"
+    return Table(title, _columns(rungs), tuple(rows), (f"In each cell: {unit}, %.",))
+
+
+def _further(ladder: Ladder, metric: str, head: str) -> Table:
+    """Another metric by level, of the teacher too where it has it."""
+    rungs = ladder.by_difficulty
+    rows = []
+    teacher = [rung.teacher for rung in rungs]
+    if any(line and line.runs.get(metric) for line in teacher):
+        rows.append(Row("teacher", tuple(_cells(ladder, teacher, metric)), heading=True))
+    for student in ladder.students:
+        lines = [rung.students.get(student) for rung in rungs]
+        if any(line and line.runs.get(metric) for line in lines):
+            rows.append(Row(student, tuple(_cells(ladder, lines, metric))))
+    title = f"{ladder.title}, {AXES[ladder.axis].label}: {head}"
+    return Table(title, _columns(rungs), tuple(rows), (f"In each cell: {head}, %.",), lesser=True)
+
+
+def _columns(rungs: Sequence[Rung]) -> tuple[Column, ...]:
+    levels = (Column(f"{rung.level:g}") for rung in rungs)  # a unit would read as the level's
+    return (*levels, Column("change", "points"))
+
+
+def _cells(
+    ladder: Ladder, lines: Sequence[Line | None], metric: str | None, *, bold: bool = False
+) -> Iterator[Cell]:
+    """The means of one method by level, then the change; `metric` None: the one that ranks."""
+    rungs = ladder.by_difficulty
+    runs = [_runs(rung, line, metric) for rung, line in zip(rungs, lines, strict=True)]
+    for rung, own, line in zip(rungs, runs, lines, strict=True):
+        best = bold and line is not None and line is _best(rung)
+        yield Cell(percent(spread(own)), best=best, faint=not own)
+    text = points(difference(runs[-1], runs[0]))
+    yield Cell(text, faint=text == DASH)
+
+
+def _runs(rung: Rung, line: Line | None, metric: str | None) -> Mapping[Hashable, float]:
+    return line.runs.get(metric or rung.block.headline, {}) if line else {}
+
+
+def _best(rung: Rung) -> Line | None:
+    """The student of the highest mean on a rung."""
+    means = mean_of_students(rung)
+    return rung.students[max(means, key=lambda name: means[name])] if means else None
+
+
+def mean_of_students(rung: Rung) -> dict[str, float]:
+    """The students' means in the metric that ranks, by name."""
+    return {
+        name: spread(line.runs[rung.block.headline]).mean for name, line in rung.students.items()
+    }
+
+
+def orders(ladder: Ladder) -> list[float]:
+    """Kendall's tau of the students' order with that of the easiest level, the easiest first."""
+    means = [mean_of_students(rung) for rung in ladder.by_difficulty]
+    return [order_agreement(means[0], other) for other in means]
+
+
+def records(found: Sequence[Ladder]) -> Iterator[dict[str, object]]:
+    """Yield one record for each ladder, level, method and metric, with raw numbers: fractions."""
+    for ladder in found:
+        tau = dict(zip((r.level for r in ladder.by_difficulty), orders(ladder), strict=True))
+        for rung in ladder.rungs:
+            teacher = {"": rung.teacher} if rung.teacher else {}
+            for name, line in {**teacher, **rung.students}.items():
+                for metric in (rung.block.headline, "macro_f1", FAITHFUL):
+                    value = spread(line.runs.get(metric, {}))
+                    if value.n:
+                        where = {"axis": ladder.axis, "level": rung.level, "ladder": ladder.title}
+                        told = {"method": name or "teacher", "metric": metric, "mean": value.mean}
+                        ends = {"std": value.std, "ci_low": value.low, "ci_high": value.high}
+                        kept = {"n": value.n, "order_kept": tau[rung.level]}
+                        yield {**where, **told, **ends, **kept}

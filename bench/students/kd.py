@@ -1,0 +1,35 @@
+"""KD: an MLP taught by any mixture of soft labels, hidden states, local structure and relations.
+
+Source: one MLP student (GLNN, arXiv 2110.08727) under the losses that the survey of Liu et al.,
+arXiv 2302.14643, sorts into kinds of knowledge: soft labels (Hinton et al., arXiv 1503.02531),
+FitNet (arXiv 1412.6550), attention transfer (arXiv 1612.03928), LSP (arXiv 2003.10477), RKD (arXiv
+1904.05068), Gram matrices (arXiv 1907.09682) and G-CRD (arXiv 2111.04964). The weights of the
+presets are those of the official code of G-CRD for GNN students. Loss and schedule: kinds.py.
+
+Edges are read while fitting, by LSP alone; what is shipped is a plain MLP.
+
+Differs from the official code: FitNet, attention and LSP look at all observed nodes (there: train
+nodes for FitNet); LSP leaves self-loops out, and its kernel of absolute differences in the official
+code of LSP, exp(-|.|_1 / 100), is not among the kernels; soft labels come with T^2 and a mean over
+nodes (there: over nodes and classes); G-CRD has Linear projections, not graph convolutions.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench.backbone import Backbone
+from bench.kinds import KindsConfig, Taught
+
+
+class KD(Taught):
+    """MLP student of any kind of knowledge."""
+
+    graph_use = "fit"
+
+    @dataclass(frozen=True)
+    class Config(KindsConfig):
+        """Hyper-parameters: the weights of the kinds."""
+
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
+        super().__init__(config, num_features, num_classes, num_nodes)
+        self.net = Backbone("mlp", config, num_features, num_classes)

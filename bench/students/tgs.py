@@ -1,0 +1,84 @@
+"""TGS: an MLP that distils between a node and what lies on the way to its neighbours; no teacher.
+
+Source: Wu et al., "A Teacher-Free Graph Knowledge Distillation Framework with Dual
+Self-Distillation", arXiv 2403.03483, and its official code. As LinkDist, two heads share an MLP, y
+for a node's own class and z for that of its neighbour, but z looks at a mixture of both nodes:
+
+    x'_d = b x_d + (1 - b) x_s,  b = ratio + (1 - ratio) sigmoid(att([n(W x_s) || n(W x_d)]))
+    L = MSE(y_s, z(x'_d)) + MSE(y_d, z(x'_s))
+        - MSE(softmax y_s, softmax z_r) - MSE(softmax y_d, softmax z_q)
+        + label_weight [CE(y_s, Y_s) + CE(z(x'_d), Y_s) where s has a label, and the same for d]
+
+n scales a row to length 1; r and q are random nodes. The features stay sparse: the first layer is
+linear, so that the mixture of its products is its product of the mixture. What is shipped is y
+alone.
+
+Differs from the official code: W is the first layer of the MLP (theirs has its own); each
+undirected edge comes once an epoch; classes are weighed as in LinkDist; MSE is on logits.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from bench import links
+from bench.graph import Task
+from bench.hparams import hp
+from bench.layers import Linear
+from bench.method import Batch, Method, Step
+
+
+class TGS(links.LinkStudent):
+    """MLP student of its edges and of points between their ends."""
+
+    @dataclass(frozen=True)
+    class Config(links.LinkConfig):
+        """Hyper-parameters of TGS."""
+
+        num_layers: int = hp(2, low=2, high=16, search=(2, 3))
+        hidden_dim: int = hp(1024, low=1, high=16384, log=True)
+        dropout: float = hp(0.5, low=0.0, high=0.95, search=(0.0, 0.8))
+        weight_decay: float = hp(5e-4, low=0.0, high=0.1, search=[0.0, 1e-4, 5e-4, 1e-3])
+        batch_size: int = hp(512, low=0, high=1_000_000)  # edges; 0: all of them
+        mixing_ratio: float = hp(
+            0.7, low=0.0, high=1.0, search=(0.5, 0.9)
+        )  # ratio: least part of d
+        label_weight: float = hp(0.8, low=0.0, high=10.0, search=(0.3, 1.0))  # alpha
+
+    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
+        super().__init__(config, num_features, num_classes, num_nodes)
+        self.attend = Linear(2 * config.width, 1)
+
+    def loss(self, task: Task, batch: Batch, step: Step) -> Tensor | None:
+        """Return the loss of a batch of edges."""
+        config: Any = self.config
+        assert batch.pairs is not None
+        _, known = self.links(task)
+        count, ends = batch.nodes.numel(), batch.pairs.flatten()
+        own = self.mlp.first(task.graph, ends)  # [2 B, H]: sources, then targets
+        other = torch.cat([own[count:], own[:count]])
+        part = self.part(own, other)
+        y, _ = self.mlp.rest(own)
+        _, z = self.mlp.rest(part * other + (1 - part) * own)  # of each end's mixed neighbour
+        nodes = torch.randint(task.num_nodes, (2 * count,), generator=step.generator)
+        _, random = self.mlp.rest(self.mlp.first(task.graph, nodes.to(ends.device)))
+        total = 2 * F.mse_loss(y, z) - 2 * links.apart(y, random)
+        for logits in (y, z):
+            value = links.label_loss(logits, task.graph.y[ends], known.class_weights)
+            total = total if value is None else total + config.label_weight * value
+        return total
+
+    def part(self, own: Tensor, other: Tensor) -> Tensor:
+        """Return how much of the neighbour is in a mixture, [n, 1], from first products [n, H]."""
+        ratio: float = self.config.mixing_ratio  # type: ignore[attr-defined]
+        both = torch.cat([F.normalize(own), F.normalize(other)], 1)
+        return ratio + (1 - ratio) * torch.sigmoid(self.attend(both))
+
+    def deploy(self) -> dict[str, Method]:
+        """Ship the MLP with its own head alone."""
+        (light,) = super().deploy().values()
+        light._modules = {k: v for k, v in light._modules.items() if k != "attend"}
+        return {"": light}
