@@ -59,6 +59,12 @@ class TransformedStudent(Method):
         super().__init__(config, num_features, num_classes, num_nodes)
         self._target: _Target | None = None
 
+    @classmethod
+    def knowledge_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return "middle" too where hidden states are matched."""
+        matched = config.get("num_segments") and config.get("matching_weight")
+        return ("output", "middle") if matched else ("output",)
+
     @property
     def layers(self) -> nn.ModuleList:
         """The layers of the network, the last one behind the transform while fitting."""

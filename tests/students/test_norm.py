@@ -261,3 +261,12 @@ def test_the_mlp_is_trained_as_glnns_for_each_dataset():
         ours, theirs = (registry.configure("student", n, {}, where) for n in ("norm", "glnn"))
         shared = ("num_layers", "hidden_dim", "dropout", "weight_decay", "lr", "norm", "max_epochs")
         assert [ours[name] for name in shared] == [theirs[name] for name in shared]
+
+
+# ---- what it is taught by -------------------------------------------------------------------
+
+
+def test_matching_is_knowledge_of_a_middle_layer_and_the_controls_have_none():
+    assert NORM.knowledge_of({"num_segments": 8, "matching_weight": 0.01}) == ("output", "middle")
+    assert NORM.knowledge_of({"num_segments": 8, "matching_weight": 0.0}) == ("output",)
+    assert NORM.knowledge_of({"num_segments": 0, "matching_weight": 1.0}) == ("output",)
