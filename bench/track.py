@@ -36,6 +36,7 @@ from bench.track_index import (
 from bench.track_live import Fit
 from bench.track_store import (
     TrackingError,
+    analyse,
     default_uri,
     forget,
     guarded,
@@ -161,6 +162,7 @@ class Tracker:
                 elif not family:  # all of them were labelled anew
                     self.client.delete_run(tracked.groups.pop(name))
             remember(self.store, sweep, self.uri, tracked.stamps)
+            analyse(self.uri)
 
     def log_files(self, sweep: str, paths: Iterable[str | Path]) -> None:
         """Attach files (tables, figures) to the run "report" of the experiment `sweep`."""

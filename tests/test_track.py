@@ -1,7 +1,9 @@
 """The tracking store mirrors the results folder: structure, content, and what may go wrong."""
 
+import contextlib
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -273,6 +275,12 @@ def test_a_remade_row_replaces_its_run_and_moves_the_links(tmp_path):
     assert len(needs_tracking(store, "planetoid", list(cells))) == 11
     Tracker(store)  # a new store makes the notes about the old one void
     assert len(needs_tracking(store, "planetoid", list(cells))) == 11
+
+
+def test_a_finished_sweep_tells_sqlite_how_its_tables_are_filled(tracked):
+    with contextlib.closing(sqlite3.connect(tracked[0].root / "mlflow.db")) as database:
+        counts = database.execute("SELECT tbl FROM sqlite_stat1").fetchall()
+    assert {("runs",), ("latest_metrics",), ("tags",)} <= set(counts)
 
 
 def test_files_are_attached_to_one_report_run(tracked, tmp_path):
