@@ -29,6 +29,12 @@ def split_of(text: str) -> tuple[str, dict[str, float]]:
     Raises:
         ValueError: an option that the split does not have, or a value that it cannot take.
     """
+    if _JOIN in text:
+        bare, _, noise = text.partition(_JOIN)
+        raise ValueError(
+            f"split '{text}' has its noise in its name, as reports write it; give split '{bare}' "
+            f"and noise={noise.replace(' ', '')}"
+        )
     name, colon, rest = (part.strip() for part in text.partition(":"))
     if not colon:
         return name, dict(USUAL) if name == "random" else {}

@@ -95,6 +95,7 @@ _ADVICE = {
     "No such file or directory": "start the server, or correct the URL",
     "timeout expired": "start the server, or correct the URL",
     "malformed": "remove the file",
+    "invalid literal for int()": "correct the port in the URL",
 }
 
 

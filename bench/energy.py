@@ -19,7 +19,9 @@ NO_COUNTRY = "none"
 
 
 def check(country: str) -> None:
-    """Refuse a country that is no code, and a machine without codecarbon.
+    """Refuse a machine without codecarbon, and a country that codecarbon does not know.
+
+    It would take the world's mean instead, and say so in its log alone.
 
     Raises:
         ValueError: says what to write, or what to install.
@@ -31,27 +33,27 @@ def check(country: str) -> None:
         )
     if find_spec("codecarbon") is None:
         raise ValueError("energy is modelled by codecarbon: pip install -e '.[energy]'")
+    logging.getLogger("codecarbon").setLevel(logging.ERROR)
+    from codecarbon.input import DataSource
+
+    if country not in (NO_COUNTRY, *DataSource().get_global_energy_mix_data()):
+        raise ValueError(
+            f"codecarbon knows no emissions of country '{country}'; write another "
+            f"three-letter code, or '{NO_COUNTRY}'"
+        )
 
 
 class Meter:
     """One offline tracker for a whole cost phase: starting one takes seconds.
 
     Raises:
-        ValueError: as `check`, or codecarbon does not know the country (it would take the world's
-            mean instead, and say so in its log alone).
+        ValueError: as `check`.
     """
 
     def __init__(self, country: str = NO_COUNTRY) -> None:
         check(country)
-        logging.getLogger("codecarbon").setLevel(logging.ERROR)
         from codecarbon import OfflineEmissionsTracker
-        from codecarbon.input import DataSource
 
-        if country not in (NO_COUNTRY, *DataSource().get_global_energy_mix_data()):
-            raise ValueError(
-                f"codecarbon knows no emissions of country '{country}'; write another "
-                f"three-letter code, or '{NO_COUNTRY}'"
-            )
         self.country = country
         code = {} if country == NO_COUNTRY else {"country_iso_code": country}
         self._tracker: Any = OfflineEmissionsTracker(

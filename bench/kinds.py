@@ -104,7 +104,17 @@ class Taught(Method):
         return Output(*self.net(graph, nodes))
 
     def fit(self, task: Task) -> FitLog:
-        """Train; the projections exist only in here."""
+        """Train; the projections exist only in here.
+
+        Raises:
+            ValueError: nothing teaches the classes.
+        """
+        config: Any = self.config
+        if not config.label_weight and not config.soft_weight:
+            raise ValueError(
+                "label_weight and soft_weight are 0, so that nothing teaches the classes: the last "
+                "layer would stay as it was drawn; give one of them a weight"
+            )
         try:
             self._prepare(task)
             return train.fit(self, task)

@@ -11,7 +11,7 @@ from bench.cell import from_data
 from bench.energy import Meter
 from bench.graph import Graph
 from bench.method import Method
-from bench.results import CorruptError, Row
+from bench.results import Row
 from bench.score import deployed_graph
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ def measure(
             try:
                 row.cost = _modelled(row, alone, meter)
                 outcome.measured += 1
-            except CorruptError as error:
-                outcome.warnings.append(f"the energy of {key} could not be modelled: {error}")
+            except Exception as error:  # of a plug-in, or a GPU that is elsewhere; the row is good
+                what = " / ".join(filter(None, from_data(row.cell).group))
+                why = f"{type(error).__name__}: {error}"
+                outcome.warnings.append(f"the energy of {what} could not be modelled: {why}")
     finally:
         meter.close()
 

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from bench import train
 from bench.graph import Graph, Task
 from bench.hparams import hp
 from bench.layers import MLP, Linear, MLPConfig, shuffled
-from bench.method import Batch, Method, Output, Step
+from bench.method import Batch, FitLog, Method, Output, Step
 from bench.sparse import relu_dropout
 
 
@@ -119,6 +120,19 @@ class LinkStudent(Method):
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
         """Compute y of `nodes` from their own features."""
         return Output(*self.mlp(graph, nodes))
+
+    def fit(self, task: Task) -> FitLog:
+        """Train on the edges.
+
+        Raises:
+            ValueError: no train node has an edge.
+        """
+        if self.links(task)[1].free == 1.0:
+            raise ValueError(
+                "what is learnt from edges takes its labels from their ends, and no train node has "
+                "an edge to another one in the observed graph; use a student that learns from nodes"
+            )
+        return train.fit(self, task)
 
     def links(self, task: Task) -> tuple[Tensor, Known]:
         """Return the edges and what the labels say about them, computed once a task."""

@@ -96,9 +96,12 @@ class Method(nn.Module):
         """Return the kinds of knowledge a student with this configuration is taught by.
 
         "output" (soft labels), "middle" (hidden states and local structure), "constructed"
-        (relations among samples), "self" (no teacher); none for labels alone.
+        (relations among samples), "self" (no teacher); none for labels alone. By default those of
+        a student of soft labels, with the similarity of recipe.py where it is on.
         """
-        return ("output",) if cls.needs_teacher else ()
+        if not cls.needs_teacher:
+            return ()
+        return ("output", "constructed") if config.get("similarity_weight") else ("output",)
 
     def supports(self, setting: str) -> str | None:
         """Return why this method cannot run in `setting`, or None; the reason is the row's."""

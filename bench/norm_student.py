@@ -62,8 +62,9 @@ class TransformedStudent(Method):
     @classmethod
     def knowledge_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
         """Return "middle" too where hidden states are matched."""
+        output, *others = super().knowledge_of(config)
         matched = config.get("num_segments") and config.get("matching_weight")
-        return ("output", "middle") if matched else ("output",)
+        return (output, "middle", *others) if matched else (output, *others)
 
     @property
     def layers(self) -> nn.ModuleList:

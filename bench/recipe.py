@@ -31,7 +31,7 @@ stay sparse, but the shift itself is dense: B x (F + P) numbers and a dense prod
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,11 +96,6 @@ class Sampling:
     exponent: float = 1.0  # alpha
     epochs: int = 0
     num_pairs: int = 0  # of this epoch
-
-
-def knowledge_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the kinds of knowledge of the recipe: soft labels, and relations with similarity."""
-    return ("output", "constructed") if config.get("similarity_weight") else ("output",)
 
 
 # ---- an epoch -------------------------------------------------------------------------------

@@ -26,6 +26,11 @@ class Storage:
         Raises:
             DatabaseError: the database cannot be used.
         """
+        if url == "":
+            raise DatabaseError(
+                "the storage is empty; give the URL of a database, or leave it out for a journal "
+                "file of each study"
+            )
         self.url = url
         self._shared: Any = None
         with self.guarded():

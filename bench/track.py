@@ -10,15 +10,13 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from bench import track_content as content
-from bench import track_live
+from bench import track_groups, track_live
 from bench.cell import Cell
 from bench.database import resolved
 from bench.results import Store
@@ -26,12 +24,10 @@ from bench.track_content import Entry
 from bench.track_index import (
     Child,
     Tracked,
-    all_runs,
-    children_of,
     entries,
-    groups_asked,
     look,
     read_row,
+    with_teachers,
 )
 from bench.track_live import Fit
 from bench.track_store import (
@@ -43,6 +39,7 @@ from bench.track_store import (
     hasten_sqlite,
     is_remote,
     needs_tracking,
+    own_database,
     planned,
     prepared,
     remember,
@@ -120,9 +117,10 @@ class Tracker:
                 entry = track_live.entry(self.store, cell, fit.start)
                 if entry.group not in tracked.groups:
                     self._create_group(tracked, sweep, entry, fit.start)
-                tags = track_live.tags(entry, sweep, tracked.groups[entry.group])
+                parent = tracked.groups[entry.group]
+                tags = track_live.tags(entry, sweep, parent)
                 run_id = self._create(tracked, entry, fit.start, tags)
-                child = Child(run_id, teacher_key=entry.row.teacher_key, live=set())
+                child = Child(run_id, "", entry.row.teacher_key, "", parent, set())
                 tracked.cells[cell.key] = child
             points = track_live.points(fit.fresh)
             self.client.log_batch(child.run_id, [Metric(*point) for point in points])
@@ -150,17 +148,11 @@ class Tracker:
         """Write the aggregates on the parent runs, end them, and note what is tracked."""
         with guarded(self.uri):
             tracked = self._sweeps.get(sweep) or self._look(sweep)
-            runs = {run.info.run_id: run for run in all_runs(self.client, tracked.id)}
-            asked = groups_asked(planned(self.store, sweep))
-            children = children_of(runs.values())
-            for name, run_id in list(tracked.groups.items()):
-                keys = {key for key, group in asked.items() if group == name}
-                family = children.get(run_id, {})
-                present = {k: run for k, run in family.items() if k in keys or not asked}
-                if present:  # else its cells belong to older plans
-                    self._finish_group(runs[run_id], present, keys)
-                elif not family:  # all of them were labelled anew
-                    self.client.delete_run(tracked.groups.pop(name))
+            asked = with_teachers(planned(self.store, sweep))
+            database = own_database(self.store, self.uri)
+            track_groups.adopt(self.client, self.store, tracked, asked, database)
+            track_groups.write_aggregates(self.client, self.store, tracked, asked)
+            self._sweeps[sweep] = tracked
             remember(self.store, sweep, self.uri, tracked.stamps)
             analyse(self.uri)
 
@@ -180,7 +172,7 @@ class Tracker:
     def _look(self, sweep: str) -> Tracked:
         place = (self.store.root.resolve() / "mlartifacts" / sweep).as_uri()
         where = None if is_remote(self.uri) else place  # a server has its own place
-        return look(self.client, sweep, where)
+        return look(self.client, sweep, where, own_database(self.store, self.uri))
 
     def _create_group(self, tracked: Tracked, sweep: str, entry: Entry, start: int) -> None:
         from mlflow.entities import Param
@@ -193,13 +185,15 @@ class Tracker:
         self.client.log_batch(run.info.run_id, params=params)
         self._log_dataset(run.info.run_id, entry.cell)
         tracked.groups[entry.group] = run.info.run_id
+        tracked.fresh.add(run.info.run_id)
 
     def _log(self, tracked: Tracked, sweep: str, entry: Entry) -> None:
         """Write one child run: that of the fit while it ran, else a new one."""
         from mlflow.entities import RunTag
 
         row, (start, end) = entry.row, entry.times
-        tags = content.tags(entry, sweep) | {"mlflow.parentRunId": tracked.groups[entry.group]}
+        parent = tracked.groups[entry.group]
+        tags = content.tags(entry, sweep) | {"mlflow.parentRunId": parent}
         teacher = tracked.cells.get(row.teacher_key)
         tags |= tracked.notes(row, teacher)
         live = self._live(tracked, row.key)
@@ -214,7 +208,7 @@ class Tracker:
                 self._attach(tracked, run_id, entry.folder / name)
         self.client.set_terminated(run_id, content.run_status([row.status]), end)
         taught = teacher.run_id if teacher else ""
-        tracked.cells[row.key] = Child(run_id, entry.digest, row.teacher_key, taught)
+        tracked.cells[row.key] = Child(run_id, entry.digest, row.teacher_key, taught, parent)
 
     def _attach(self, tracked: Tracked, run_id: str, path: Path) -> None:
         """Attach a file to a run; where the files of runs lie here, without asking MLflow where."""
@@ -276,34 +270,6 @@ class Tracker:
                 for name, value in tracked.notes(row, teacher).items():
                     self.client.set_tag(child.run_id, name, value)
                 child.teacher_run_id = teacher.run_id
-
-    def _finish_group(self, parent: Any, children: Mapping[str, Any], asked: set[str]) -> None:
-        """Write what changed of a parent's aggregates, note, status and end."""
-        from mlflow.entities import Metric, RunTag
-
-        runs = sorted(children.values(), key=lambda run: str(run.info.run_name))
-        states = [run.data.tags["gkdbench.status"] for run in runs]
-        end = max(run.info.end_time for run in runs)
-        rows = zip(states, (run.data.metrics for run in runs), strict=True)
-        numbers = content.aggregates(rows, missing=len(asked - children.keys()))
-        reasons = [
-            f"{run.info.run_name.partition(':')[0]}: "
-            + content.first_line(run.data.tags["gkdbench.reason"])
-            for run in runs
-            if run.data.tags.get("gkdbench.reason")
-        ]
-        note = content.note(numbers, reasons)
-        # a later value must win over the one it corrects, whatever the age of the rows
-        at = int(time.time() * 1000) if parent.data.metrics else end
-        changed = {k: v for k, v in numbers.items() if parent.data.metrics.get(k) != v}
-        if changed or parent.data.tags.get("mlflow.note.content") != note:
-            metrics = [Metric(k, v, at, 0) for k, v in changed.items()]
-            self.client.log_batch(
-                parent.info.run_id, metrics, tags=[RunTag("mlflow.note.content", note)]
-            )
-        status = content.run_status(states)
-        if (parent.info.status, parent.info.end_time) != (status, end):
-            self.client.set_terminated(parent.info.run_id, status, end)
 
 
 def replay(store: Store, uri: str | None = None) -> dict[str, int]:

@@ -3,18 +3,36 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from bench.cell import Cell, from_data
 from bench.results import CorruptError, Row, Store
-from bench.track_content import Entry, child_note, group_name
-from bench.track_store import stamp
+from bench.track_content import Entry, child_note
+from bench.track_store import stamp, tags_of_runs
 
 TUNING = " (tuning)"  # ends the name of an experiment; no sweep can be called so
+READ = {  # the tags that tell what a run is
+    f"gkdbench.{name}": name
+    for name in ("kind", "key", "row", "teacher_key", "teacher_run_id", "group", "record")
+} | {"gkdbench.study": "study", "gkdbench.trial": "trial", "mlflow.parentRunId": "parent"}
 UI_TAGS = {  # the columns and charts for models, not those for language-model traces
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
 }
+
+
+class Listed(NamedTuple):
+    """A run of an experiment, with the tags of `READ` by their short names."""
+
+    id: str
+    status: str
+    tags: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        """Tell cell, group, trial, study and report apart; "" for what is not ours."""
+        return self.tags.get("kind", "")
 
 
 @dataclass
@@ -25,6 +43,7 @@ class Child:
     row: str = ""  # Entry.digest
     teacher_key: str = ""
     teacher_run_id: str = ""
+    parent: str = ""  # its run id
     live: set[int] | None = None  # of a fit that goes on: the epochs written
 
 
@@ -35,6 +54,8 @@ class Tracked:
     id: str
     cells: dict[str, Child] = field(default_factory=dict)  # by key
     groups: dict[str, str] = field(default_factory=dict)  # parent run id by Entry.group
+    records: dict[str, str] = field(default_factory=dict)  # content.record by parent run id
+    fresh: set[str] = field(default_factory=set)  # parents that this process made and left empty
     report: str = ""
     artifacts: str = ""  # URI of the folder of all runs' files
     stamps: dict[str, str] = field(default_factory=dict)  # of the rows seen by this process
@@ -54,8 +75,15 @@ class Tracked:
         return taught | ({"mlflow.note.content": note} if note else {})
 
 
-def look(client: Any, sweep: str, artifacts: str | None) -> Tracked:
-    """Find or create the experiment of a sweep, and list its runs in one search."""
+def look(client: Any, sweep: str, artifacts: str | None, database: Path | None = None) -> Tracked:
+    """Find or create the experiment of a sweep, and list its runs at once.
+
+    Args:
+        client: of MLflow.
+        sweep: the experiment.
+        artifacts: where a new experiment keeps files; None leaves it to the server.
+        database: the tracking store, if it is the results folder's own.
+    """
     found = client.get_experiment_by_name(sweep)
     if found is None:
         first = "val_accuracy_mean" if sweep.endswith(TUNING) else "test_accuracy"
@@ -65,29 +93,49 @@ def look(client: Any, sweep: str, artifacts: str | None) -> Tracked:
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     tracked = Tracked(found.experiment_id, artifacts=found.artifact_location)
-    for run in all_runs(client, tracked.id):
-        tags, run_id = run.data.tags, run.info.run_id
-        kind = tags.get("gkdbench.kind")
-        if kind == "cell" and run.info.status == "RUNNING":
-            client.delete_run(run_id)  # the process that wrote it died
-        elif kind == "cell":
-            names = ("row", "teacher_key", "teacher_run_id")
-            known = (tags.get(f"gkdbench.{name}", "") for name in names)
-            tracked.cells[tags["gkdbench.key"]] = Child(run_id, *known)
-        elif kind == "trial" and run.info.status == "RUNNING":
-            client.delete_run(run_id)
-        elif kind in ("study", "trial"):
-            known = (tags.get(f"gkdbench.{name}", "") for name in ("record", "teacher_key"))
-            child, study = Child(run_id, *known), tags["gkdbench.study"]
-            if kind == "study":
-                tracked.studies[study] = child
-            else:
-                tracked.trials[study, int(tags["gkdbench.trial"])] = child
-        elif kind == "group":
-            tracked.groups[tags["gkdbench.group"]] = run_id
-        elif kind == "report":
-            tracked.report = run_id
+    for run in list(listed(client, tracked.id, database)):  # pages shift as runs are deleted
+        if run.kind in ("cell", "trial") and run.status == "RUNNING":
+            client.delete_run(run.id)  # the process that wrote it died
+        else:
+            _add(tracked, run)
     return tracked
+
+
+def _add(tracked: Tracked, run: Listed) -> None:
+    tags = run.tags
+    if run.kind == "cell":
+        tracked.cells[tags["key"]] = child_of(run)
+    elif run.kind in ("study", "trial"):
+        child = Child(run.id, tags.get("record", ""), tags.get("teacher_key", ""))
+        if run.kind == "study":
+            tracked.studies[tags["study"]] = child
+        else:
+            tracked.trials[tags["study"], int(tags["trial"])] = child
+    elif run.kind == "group":
+        tracked.groups[tags["group"]] = run.id
+        # one that was not ended may lack a part of what it says it has
+        tracked.records[run.id] = tags.get("record", "") if run.status != "RUNNING" else ""
+    elif run.kind == "report":
+        tracked.report = run.id
+
+
+def child_of(run: Listed) -> Child:
+    """Return the run of a cell."""
+    names = ("row", "teacher_key", "teacher_run_id", "parent")
+    row, teacher_key, teacher, parent = (run.tags.get(name, "") for name in names)
+    return Child(run.id, row, teacher_key, teacher, parent)
+
+
+def listed(client: Any, experiment: str, database: Path | None) -> Iterator[Listed]:
+    """Yield the runs of an experiment, from the results folder's own `database` or the client."""
+    found: Iterable[tuple[str, str, Mapping[str, str]]] | None = None
+    if database:
+        found = tags_of_runs(database, experiment, list(READ))
+    if found is None:
+        runs = all_runs(client, experiment)
+        found = ((run.info.run_id, run.info.status, run.data.tags) for run in runs)
+    for run_id, status, tags in found:
+        yield Listed(run_id, status, {n: tags[tag] for tag, n in READ.items() if tag in tags})
 
 
 def all_runs(client: Any, experiment: str) -> Iterator[Any]:
@@ -101,21 +149,10 @@ def all_runs(client: Any, experiment: str) -> Iterator[Any]:
             return
 
 
-def groups_asked(cells: Mapping[str, Cell]) -> dict[str, str]:
-    """Return the group of these cells and of their teachers, by key."""
+def with_teachers(cells: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Return these cells and their teachers, by key."""
     teachers = (cell.teacher_cell for cell in cells.values())
-    cells = {cell.key: cell for cell in teachers if cell} | dict(cells)
-    return {key: group_name(cell) for key, cell in cells.items()}
-
-
-def children_of(runs: Iterable[Any]) -> dict[str, dict[str, Any]]:
-    """Sort child runs by parent run id, then by key."""
-    found: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        parent, key = (run.data.tags.get(k) for k in ("mlflow.parentRunId", "gkdbench.key"))
-        if parent and key:
-            found.setdefault(parent, {})[key] = run
-    return found
+    return {cell.key: cell for cell in teachers if cell} | dict(cells)
 
 
 def entries(

@@ -139,6 +139,42 @@ def analyse(uri: str) -> None:
         connection.commit()
 
 
+def own_database(store: Store, uri: str) -> Path | None:
+    """Return the sqlite file that lies in the results folder, if that is the tracking store."""
+    return _sqlite_path(uri) if uri == default_uri(store.root) else None
+
+
+def tags_of_runs(
+    path: Path, experiment: str, names: Sequence[str]
+) -> list[tuple[str, str, dict[str, str]]] | None:
+    """Return (run id, status, tags of these names) of an experiment's active runs, newest first.
+
+    MLflow's own search brings all metrics, params and tags of every run: 4 ms each, 40 s for
+    10,000. This reads two tables, and nothing else is read from them or written to them.
+
+    Returns:
+        None where the file is not as expected, after an upgrade say: ask MLflow then.
+    """
+    runs = (
+        "SELECT run_uuid, status FROM runs WHERE experiment_id = ? AND lifecycle_stage = 'active' "
+        "ORDER BY start_time DESC, run_uuid"
+    )
+    tags = f"SELECT run_uuid, key, value FROM tags WHERE key IN ({', '.join('?' * len(names))})"
+    found: dict[str, tuple[str, str, dict[str, str]]] = {}
+    try:
+        place = f"{path.as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(place, timeout=20, uri=True)) as connection:
+            connection.execute("BEGIN")  # one state of both tables
+            for run, status in connection.execute(runs, [int(experiment)]):
+                found[run] = run, status, {}
+            for run, key, value in connection.execute(tags, names):
+                if run in found:
+                    found[run][2][key] = value
+    except (sqlite3.Error, ValueError):
+        return None
+    return list(found.values())
+
+
 def ui(store: Store, uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> None:
     """Serve MLflow's pages on the tracking store until interrupted.
 

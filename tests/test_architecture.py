@@ -51,6 +51,7 @@ LAYERS: dict[str, list[str]] = {
         *(
             "track",
             "track_content",
+            "track_groups",
             "track_index",
             "track_store",
             "track_live",
@@ -69,7 +70,14 @@ REPORTS_READ = {"results", "store", "stats", "tables", "metrics", "published", "
 REPORTS_READ |= {"tuning", "axes"}
 # Only these files import it, and only inside functions.
 OWNERS = {
-    "mlflow": {"track", "track_content", "track_index", "track_store", "track_study"},
+    "mlflow": {
+        "track",
+        "track_content",
+        "track_groups",
+        "track_index",
+        "track_store",
+        "track_study",
+    },
     "optuna": {"storage", "study"},
     "dask": {"cluster", "cluster_client", "cluster_worker"},
     "distributed": {"cluster", "cluster_client", "cluster_worker"},

@@ -52,6 +52,10 @@ def test_noise_has_one_spelling(text, spelled):
         ("random:train=nan", "which is no number"),
         ("random:imbalance=0.5", "a number between 1"),
         ("random:imbalance=21", "of 20 train nodes .* lower it to 20"),
+        (
+            "random + edges=0.2",
+            "in its name, as reports .* give split 'random' and noise=edges=0.2",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused_with_what_is_allowed(text, why):

@@ -68,8 +68,10 @@ def test_without_a_country_there_are_no_emissions(codecarbon):
     [("Germany", "no three-letter code; write one such as DEU"), ("XXX", "knows no emissions")],
 )
 def test_a_country_that_nobody_knows_is_refused(codecarbon, country, why):
-    with pytest.raises(ValueError, match=why):
-        energy.Meter(country)
+    for refuse in (energy.check, energy.Meter):  # before any cell, and by itself
+        with pytest.raises(ValueError, match=why):
+            refuse(country)
+    assert not codecarbon.made
 
 
 def test_a_missing_codecarbon_is_told_with_the_extra(monkeypatch):
@@ -109,6 +111,24 @@ def test_the_energy_of_what_is_timed_is_modelled_once_and_stored(tmp_path, codec
     assert launch_energy.pending(outcome) == []
     launched(tmp_path, energy="DEU")
     assert len(codecarbon.made) == 1  # nothing is left to do
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_model_that_fails_costs_a_warning_and_the_others_go_on(tmp_path, codecarbon, monkeypatch):
+    launched(tmp_path)
+    load = launch_energy.run.load_model
+
+    def failing(cell, place):
+        if cell.student is None:
+            raise RuntimeError("no GPU here")
+        return load(cell, place)
+
+    monkeypatch.setattr(launch_energy.run, "load_model", failing)
+    outcome = launched(tmp_path, energy="none")
+    (warning,) = outcome.warnings
+    assert warning.endswith("gcn could not be modelled: RuntimeError: no GPU here")
+    assert (outcome.measured, len(launch_energy.pending(outcome))) == (1, 1)
+    assert codecarbon.made[-1].stopped
 
 
 def test_codecarbon_itself_needs_no_network_and_gives_joules(monkeypatch):

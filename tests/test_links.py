@@ -134,6 +134,11 @@ def test_a_graph_without_edges_teaches_nothing(task, kind):
     bare = toys.task(task.graph.without_edges(), [0, 1], [2])
     model = make(kind)
     assert list(model.batches(bare, step())) == []
+    with pytest.raises(ValueError, match="no train node has an edge to another one"):
+        model.fit(bare)
+    other = toys.task(task.graph, [4], [2])  # node 4 has none but its loop
+    with pytest.raises(ValueError, match="no train node has an edge to another one"):
+        make(kind).fit(other)
     assert kind.knowledge_of({}) == ("self",)
 
 

@@ -7,6 +7,7 @@ import pytest
 from bench import registry
 from bench.cell import Protocol, from_data
 from bench.expand import expand
+from bench.hparams import fields_of
 from bench.launch import relabelled
 from bench.reports import comparison, taxonomy
 from bench.reports.blocks import blocks
@@ -175,3 +176,12 @@ def test_every_student_is_taught_by_known_kinds(name):
         kinds = method.knowledge_of(config)
         assert set(kinds) <= set(taxonomy.KINDS) - {"labels"}
         assert not (method.needs_teacher and "self" in kinds)
+
+
+@pytest.mark.parametrize("name", registry.methods("student"))
+def test_a_student_that_is_compared_by_similarity_is_taught_by_relations(name):
+    method = registry.load_method("student", name)
+    if "similarity_weight" in fields_of(method.Config):
+        for weight in (0.0, 0.1):
+            kinds = method.knowledge_of({"similarity_weight": weight})
+            assert kinds == ("output", "constructed")[: 2 if weight else 1]

@@ -18,7 +18,7 @@ where nodes are hidden, mix up node ids); DeepWalk has no hierarchical softmax (
 made anew for each seed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,11 +49,6 @@ class NOSMOG(Method):
         super().__init__(config, num_features, num_classes, num_nodes)
         self.mlp = config.build(num_features, num_classes)
         self.similarity = recipe.similarity_encoder(config, num_classes)
-
-    @classmethod
-    def knowledge_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return those of the recipe."""
-        return recipe.knowledge_of(config)
 
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
         """Compute `nodes` from their own features and encodings."""

@@ -32,7 +32,7 @@ recipe.py.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -89,11 +89,6 @@ class RbM(Method):
         ]
         self.mlp = ExpertMLP(layers, norm=config.norm, dropout=config.dropout)
         self.similarity = recipe.similarity_encoder(config, num_classes)
-
-    @classmethod
-    def knowledge_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return those of the recipe."""
-        return recipe.knowledge_of(config)
 
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
         """Compute `nodes` from their own features."""

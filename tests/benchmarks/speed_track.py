@@ -104,16 +104,16 @@ def write(store: Store, cells: list[Cell], uri: str | None) -> track.Tracker:
     tracker = track.Tracker(store, uri)
     _tell(f"open: {time.perf_counter() - start:.1f} s, MLflow's import and tables among them")
     portions = [cells[i : i + PORTION] for i in range(0, len(cells), PORTION)]
-    each = []
-    begun = time.process_time()
+    each = []  # CPU of a row: its wall time tells more about who else is busy
+    begun = time.perf_counter()
     for portion in portions:
-        start = time.perf_counter()
+        start = time.process_time()
         wrote = tracker.log_rows(SWEEP, [cell.key for cell in portion])
-        each.append(1e3 * (time.perf_counter() - start) / max(1, wrote))
+        each.append(1e3 * (time.process_time() - start) / max(1, wrote))
         count += wrote
-    cpu = 1e3 * (time.process_time() - begun) / max(1, count)
-    _tell(f"{count} rows: {sum(each) / len(each):.1f} ms each, CPU {cpu:.1f}; the first {PORTION} "
-          f"{each[0]:.1f}, the last {each[-1]:.1f}")  # fmt: skip
+    wall = 1e3 * (time.perf_counter() - begun) / max(1, count)
+    _tell(f"{count} rows: {wall:.1f} ms each, CPU {sum(each) / len(each):.1f}; CPU of the first "
+          f"{PORTION} {each[0]:.1f}, of the last {each[-1]:.1f}")  # fmt: skip
     with said("aggregates of all groups"):
         tracker.finish(SWEEP)
     return tracker
@@ -149,7 +149,7 @@ def browse(store: Store, uri: str | None) -> None:
             runs = ask()
         assert runs, name
     with said("a curve"):
-        assert len(client.get_metric_history(runs[0].info.run_id, "history/val_accuracy")) > 50
+        assert len(client.get_metric_history(runs[0].info.run_id, "history/val_accuracy")) > 20
     with said("a run"):
         client.get_run(runs[0].info.run_id)
 

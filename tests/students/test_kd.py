@@ -88,6 +88,14 @@ def test_without_any_weight_there_is_no_loss(task):
     assert model.knowledge_of({"soft_weight": 0.0}) == ()
 
 
+@pytest.mark.parametrize("kind", [KD, SmallGNN])
+@pytest.mark.parametrize("others", [{}, {"gram_weight": 1.0}])
+def test_classes_that_nobody_teaches_are_refused(task, kind, others):
+    with pytest.raises(ValueError, match=r"nothing teaches the classes: .*; give one of them"):
+        make(kind, soft_weight=0.0, **others).fit(task)
+    make(kind, soft_weight=0.0, label_weight=1.0, max_epochs=1, **others).fit(task)
+
+
 # ---- the terms ------------------------------------------------------------------------------
 
 

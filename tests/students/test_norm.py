@@ -270,3 +270,5 @@ def test_matching_is_knowledge_of_a_middle_layer_and_the_controls_have_none():
     assert NORM.knowledge_of({"num_segments": 8, "matching_weight": 0.01}) == ("output", "middle")
     assert NORM.knowledge_of({"num_segments": 8, "matching_weight": 0.0}) == ("output",)
     assert NORM.knowledge_of({"num_segments": 0, "matching_weight": 1.0}) == ("output",)
+    both = {"num_segments": 8, "matching_weight": 1.0, "similarity_weight": 0.1}
+    assert NORM.knowledge_of(both) == ("output", "middle", "constructed")
