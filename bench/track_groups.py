@@ -97,6 +97,7 @@ def _finish(
     note = content.note(numbers, [r for r, t in zip(reasons, told, strict=True) if t.reason])
     status, end = content.run_status([t.status for t in told]), max(t.end for t in told)
     parent = None if run_id in tracked.fresh else client.get_run(run_id)
+    tracked.fresh.discard(run_id)
     before = parent.data.metrics if parent else {}
     # a later value must win over the one it corrects, whatever the age of the rows
     at = int(time.time() * 1000) if before else end
@@ -106,7 +107,6 @@ def _finish(
         client.set_terminated(run_id, status, end)
     client.log_batch(run_id, metrics, tags=tags)  # MLflow writes the tags last: all is there then
     tracked.records[run_id] = record
-    tracked.fresh.discard(run_id)
 
 
 def _told(client: Any, store: Store, key: str, child: Child, cells: Mapping[str, Cell]) -> Told:
