@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("hurried")  # the text is compared, the fig
 
 HOME = Path(bench.__file__).parent.parent
 RECORDS = sorted((HOME / "results" / "reference").glob("*.csv"))
-SHORT = {"ablation_rbm", "equal_budget", "why_nosmog"}  # sweeps of 5 seeds: effects, not tables
+SHORT = {"ablation_rbm", "equal_budget", "why_nosmog", "why_public"}  # 5 seeds: effects, no tables
 NAMES = ["key", "dataset", "split", "setting", "teacher", "student", "seed"]
 
 
