@@ -107,11 +107,11 @@ def _answer(
     assert choice is not None
     with _timing(row, "load"):
         exam = _load_exam(cell.protocol, cell.split_seed, place.data)
-    exam, row.seconds["encode"] = _encoded(exam, cell, place)
+    exam, row.seconds["encode"] = _shown(exam, cell, place)
     with _timing(row, "teacher"):
         teacher = load_teacher(cell, place) if cell.student else None
     own_seed = derive_seed(cell.seed, role)
-    task = (exam if cell.student else exam.for_teacher()).task(own_seed, teacher, cell.device)
+    task = exam.task(own_seed, teacher, cell.device)
     method = build(role, choice.name, dict(choice.config), task).to(cell.device)
     if reason := method.supports(cell.protocol.setting):
         row.status, row.reason = "skipped", reason
@@ -162,17 +162,19 @@ def _load_exam(protocol: Any, split_seed: int, root: Path) -> Exam:
 
 
 def load_exam(cell: Cell, place: Place) -> Exam:
-    """Load and split the data of a cell, once a process and split seed.
+    """Load and split the data of a cell, once a process and split seed, as its method sees it.
 
-    Where its student asks for positional encodings, they are there as `graph.extra`.
+    A teacher is given the labels that it is taught by; a student that asks for positional
+    encodings finds them as `graph.extra`.
     """
-    return _encoded(_load_exam(cell.protocol, cell.split_seed, place.data), cell, place)[0]
+    return _shown(_load_exam(cell.protocol, cell.split_seed, place.data), cell, place)[0]
 
 
-def _encoded(exam: Exam, cell: Cell, place: Place) -> tuple[Exam, float]:
-    """Return the exam with the encodings its student asks for, and the seconds they once took."""
-    config = cell.student.config if cell.student else {}
-    encoding = Encoding.of_config(config, derive_seed(cell.seed, "encoding"))
+def _shown(exam: Exam, cell: Cell, place: Place) -> tuple[Exam, float]:
+    """Return the exam as the cell's method sees it, and the seconds its encodings once took."""
+    if cell.student is None:
+        return exam.for_teacher(), 0.0
+    encoding = Encoding.of_config(cell.student.config, derive_seed(cell.seed, "encoding"))
     if encoding is None:
         return exam, 0.0
     encoded, seconds = encodings.encode(encoding, exam.seen.adj, place.results / "encodings")

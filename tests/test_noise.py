@@ -17,7 +17,8 @@ from bench.expand import expand
 from bench.graph import Dataset
 from bench.protocol import Exam, examine
 from bench.results import tidy
-from bench.run import Place, run
+from bench.run import Place, load_exam, run
+from bench.score import deployed_graph
 from bench.sparse import CSR
 from bench.sweep import from_overrides
 from tests import toys
@@ -246,6 +247,21 @@ def test_wrong_labels_reach_students_through_their_teacher_alone(rows):
     usual = [clean[who].variants[""]["test_accuracy"] for who in ("", "glnn")]
     assert worse[0] < usual[0] - 0.1
     assert worse[1] != usual[1]
+
+
+def test_a_teacher_is_deployed_with_the_labels_that_it_was_taught_by(tmp_path):
+    place = Place(tmp_path / "results", tmp_path)
+    asked = [f"datasets={NAME}", "noise=teacher_labels=0.5", "teachers=gcn", "students=glnn,mlp"]
+    cells = expand(from_overrides(asked), tmp_path)
+    shown = {cell.group[4]: load_exam(cell, place) for cell in cells}
+    train = shown[""].split.train
+    truth = shown["glnn"].graph.y[train]
+    model = torch.nn.Module()
+    model.reads_labels, model.graph_use = True, "inference"
+    for who, share in (("", 0.5), ("glnn", 0.0), ("mlp", 0.0)):
+        given = deployed_graph(model, shown[who], "cpu").y[train]
+        assert float((given != truth).float().mean()) == pytest.approx(share, abs=0.1)
+        assert torch.equal(given, shown[who].task(0, None).graph.y[train])
 
 
 def test_rows_say_how_often_a_student_repeats_an_error_of_its_teacher(rows):
