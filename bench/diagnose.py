@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import experts, metrics
+from bench import expert_load, metrics
 from bench.graph import Graph
 from bench.method import Method
 
@@ -115,7 +115,7 @@ def expert_layers(model: Method, graph: Graph) -> tuple[dict[str, float], dict[s
         float32 [E], `entropy` float32 [L], and, where the last layer reads hidden states,
         `nodes` int32 [m] and the states `hidden` float16 [m, H] of these at most 3,000 nodes.
     """
-    layers = experts.diagnostics(model, graph)
+    layers = expert_load.diagnostics(model, graph)
     if not layers:
         return {}, {}
     numbers = {
@@ -143,11 +143,11 @@ def _routed(model: Method, graph: Graph, nodes: Tensor) -> Tensor | None:
     def keep(_: Any, given: tuple[Any, ...]) -> None:
         read.append(given[0])
 
-    hook = experts.routers_of(model)[-1].register_forward_pre_hook(keep)
+    hook = expert_load.routers_of(model)[-1].register_forward_pre_hook(keep)
     try:
         model.eval()(graph, nodes)
     finally:
         hook.remove()
     inputs = read[-1]
-    own = inputs.x is None and len(experts.routers_of(model)) > 1 and inputs.count == len(nodes)
+    own = inputs.x is None and len(expert_load.routers_of(model)) > 1 and inputs.count == len(nodes)
     return inputs.dense if own else None

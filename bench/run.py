@@ -4,9 +4,6 @@ import contextlib
 import datetime
 import functools
 import json
-import os
-import platform
-import subprocess
 import time
 import traceback
 from collections.abc import Iterator
@@ -17,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import __version__, cost, encodings, kernels, registry, sparse
+from bench import cost, encodings, kernels, registry, sparse
 from bench.cell import Cell, from_data
 from bench.data import dataset_checksum
 from bench.encodings import Encoding
@@ -26,6 +23,7 @@ from bench.hparams import derive_seed
 from bench.method import DivergedError, FitLog, Method
 from bench.place import Place
 from bench.protocol import Exam, examine
+from bench.provenance import device_name, provenance
 from bench.results import CorruptError, Row
 from bench.score import deployed_graph, evaluate
 from bench.train import Listener, StoppedError, heard, rehearse, seeded
@@ -77,7 +75,7 @@ def run(cell: Cell, place: Place, listener: Listener | None = None) -> Row:
         row.ran = {
             **provenance(),
             "threads": place.threads,
-            "device_name": _device_name(cell.device),
+            "device_name": device_name(cell.device),
             "started": started.isoformat(timespec="milliseconds"),
             "seconds": time.perf_counter() - clock,
         }
@@ -280,51 +278,6 @@ def measure(row: Row, place: Place, *, timed: bool = True) -> dict[str, dict[str
             found[variant].update(cost.latency(model, graph), cost_threads=float(place.threads))
     place.store.write_cost(row.key, found)
     return found
-
-
-# ---- provenance -----------------------------------------------------------------------------
-
-
-@functools.cache
-def provenance() -> dict[str, Any]:
-    """Return what runs here: versions and, inside a checkout, the git commit."""
-    import numba
-
-    versions = {"torch": torch.__version__, "numpy": np.__version__, "numba": numba.__version__}
-    return {
-        "gkdbench": __version__,
-        "python": platform.python_version(),
-        **versions,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(
-            _git("status", "--porcelain", "--untracked-files=no")
-            or _git("ls-files", "--others", "--exclude-standard")  # in this package: a new method
-        ),
-    }
-
-
-def _git(*arguments: str) -> str:
-    folder = Path(__file__).parent
-    if not (folder.parent / ".git").exists():
-        return ""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
-
-
-@functools.cache
-def _device_name(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
-    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
 
 
 def warm_up(place: Place) -> None:

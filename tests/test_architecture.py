@@ -18,7 +18,15 @@ LAYERS: dict[str, list[str]] = {
         *("kernels", "sparse", "graph", "hparams", "metrics", "losses", "layers", "database"),
         *("data", "readers", "encodings", "reliability", "axes", "noise"),
         *("knowledge", "backbone"),
-        *("expert_kernels", "mixture", "experts", "norm_transform", "norm_merge"),
+        *(
+            "expert_kernels",
+            "mixture",
+            "expert_inputs",
+            "experts",
+            "expert_load",
+            "norm_transform",
+            "norm_merge",
+        ),
     ],
     "contract": [
         *("method", "train", "recipe", "stages", "progressive", "norm_student"),
@@ -28,7 +36,7 @@ LAYERS: dict[str, list[str]] = {
     "records": [
         *("cell", "registry", "protocol", "splits", "cost", "energy"),
         *("sweep", "sweep_file", "expand", "entry"),
-        *("results", "store", "place", "stats", "tables", "published", "diagnose"),
+        *("results", "store", "place", "provenance", "stats", "tables", "published", "diagnose"),
         *("space", "tuning"),
     ],
     "reports": ["reports"],

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from bench import experts
+from bench import expert_load
+from bench.expert_inputs import Inputs
 from bench.experts import ExpertLayer, ExpertMLP, LearnedRouter, MemoryRouter, squared_variation
 from bench.layers import MLP
-from bench.mixture import Inputs, Routing
+from bench.mixture import Routing
 from tests import toys
 
 
@@ -365,7 +366,7 @@ def test_diagnostics_tell_load_entropy_and_collapsed_experts():
     graph = toys.random_graph()
     with torch.no_grad():  # features are not negative: nobody is near the second memory
         made.experts[0].router.memory.copy_(torch.stack([torch.ones(12), -torch.ones(12)]))
-    found = experts.diagnostics(made, graph)
+    found = expert_load.diagnostics(made, graph)
     assert len(found) == 3
     assert found[0]["experts"].shape == (30, 1)
     assert found[0]["load"].tolist() == [1.0, 0.0]
@@ -375,6 +376,6 @@ def test_diagnostics_tell_load_entropy_and_collapsed_experts():
 
 
 def test_an_even_load_has_entropy_one():
-    described = experts._described(Routing(torch.tensor([[0], [1]]), torch.ones(2, 1)), 2)
+    described = expert_load._described(Routing(torch.tensor([[0], [1]]), torch.ones(2, 1)), 2)
     assert described["entropy"] == pytest.approx(1.0)
     assert described["collapsed"] == []

@@ -3,7 +3,8 @@ import torch
 
 from bench import kernels, mixture
 from bench.cost import count_macs
-from bench.mixture import Inputs, Routing, credit_scale, dense_mixture, sparse_mixture
+from bench.expert_inputs import Inputs
+from bench.mixture import Routing, credit_scale, dense_mixture, sparse_mixture
 from tests import toys
 
 ROWS, SIZE_IN, SIZE_OUT = 20, 9, 5

@@ -1,7 +1,7 @@
 import torch
 
 from bench import registry
-from bench.experts import diagnostics
+from bench.expert_load import diagnostics
 from bench.students.moe import MoE
 from tests import toys
 
