@@ -70,8 +70,17 @@ def test_reference_means_lie_within_a_point_and_a_half_of_the_published_ones():
             assert abs(100 * runs["test_accuracy"].mean() - number) < 1.5
 
 
-def test_the_numbers_of_the_readme_stand_in_the_reference_reports():
-    shown = re.findall(r"\d\d\.\d\d ± \d\.\d\d", (HOME / "README.md").read_text())
+@pytest.mark.parametrize(("page", "least"), [("README.md", 12), ("docs/findings.md", 20)])
+def test_the_numbers_of_a_page_stand_in_the_reference_reports(page, least):
+    number, sign = r"\d+\.\d\d", "[+\N{MINUS SIGN}]"
+    pattern = rf"\d{number} ± {number}|{sign}{number} \[{sign}{number}, {sign}{number}\]"
+    shown = re.findall(pattern, " ".join((HOME / page).read_text().split()))
     told = "".join(p.read_text() for p in (HOME / "reports" / "reference").glob("*/*.md"))
-    assert len(shown) > 12
-    assert [number for number in shown if number not in told] == []
+    assert len(shown) > least
+    assert [text for text in shown if text not in told] == []
+
+
+def test_the_pages_that_the_findings_refer_to_are_there():
+    links = re.findall(r"\]\(([^)]+)\)", (HOME / "docs" / "findings.md").read_text())
+    assert len(links) > 5
+    assert [link for link in links if not (HOME / "docs" / link).exists()] == []
