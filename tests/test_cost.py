@@ -49,6 +49,26 @@ def test_an_mlp_reads_stored_features_and_one_row_for_one_node(graph):
     assert node == 2 * H + H * C
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_dense_products_count_as_torch_counts_them(mode):
+    """In inference mode `linear` and `matmul` arrive whole, and are taken apart."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, weight, batch = torch.randn(5, 3), torch.randn(3, 4), torch.randn(2, 3, 6)
+
+    def products() -> None:
+        with mode():
+            torch.addmm(torch.zeros(4), x, weight)
+            torch.nn.functional.linear(x, weight.T, torch.zeros(4)).relu_()
+            torch.einsum("ij,bjk->bik", x, batch)
+            x @ batch, (x.exp() @ weight[:, 0]).sum()
+            torch.nn.functional.scaled_dot_product_attention(*[batch.unsqueeze(0)] * 3)
+
+    with FlopCounterMode(display=False) as usual:
+        products()
+    assert cost.count_macs(products) == usual.get_total_flops() // 2 > 5 * 3 * 4 * 2
+
+
 def test_dense_features_count_every_product(graph):
     graph = graph.replace(x=X.to_dense())
     assert cost.macs(make(PlainMLP), graph)["macs"] == 4 * 3 * H + 4 * H * C
