@@ -80,6 +80,18 @@ def test_the_numbers_of_a_page_stand_in_the_reference_reports(page, least):
     assert [text for text in shown if text not in told] == []
 
 
+def test_the_sparse_mixture_fails_where_its_teacher_is_unsure():
+    """As README and findings say: by the teacher's calibration error, of 20 runs."""
+    table = load(HOME / "results" / "reference" / "students_public.csv")
+    place = ["dataset", "seed"]
+    teacher = table[table["student"] == ""].set_index(place)["ece"]
+    student = table[table["student"] == "moe"].set_index(place)["test_accuracy"]
+    fails = student.reindex(teacher.index) < 0.5
+    assert (int(fails.sum()), len(fails)) == (8, 20)
+    assert teacher[fails].min() > 0.28
+    assert teacher[~fails].max() < 0.21
+
+
 def test_the_pages_that_the_findings_refer_to_are_there():
     links = re.findall(r"\]\(([^)]+)\)", (HOME / "docs" / "findings.md").read_text())
     assert len(links) > 5
