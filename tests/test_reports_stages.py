@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.reports import stages
+from bench.reports import panels, stages
 from bench.reports.blocks import blocks
 from bench.results import frame
 from tests.records import make_row, plan_of
@@ -63,6 +63,27 @@ def test_every_teacher_with_a_staged_student_has_a_panel():
     assert stages.staged(block) == ["gcn", "sage"]
     plain = [row for row in rows() if (row.cell["student"] or {}).get("label") == "glnn"]
     assert [stages.staged(b) for b in blocks(frame(plain), plan_of(plain))] == [[]]
+
+
+def test_figures_of_single_methods_leave_thresholds_to_the_curve():
+    every = [line.name for line in found(teachers=("gcn",))[0].lines]
+    points = {"progmlp@node0.5", "progmlp@node0.9"}
+    (clear,) = panels.without_thresholds(found(teachers=("gcn",)))
+    assert [line.name for line in clear.lines] == [name for name in every if name not in points]
+    (kept,) = panels.without_thresholds(found(teachers=("gcn",)), baseline="progmlp@node0.9")
+    assert {name for name in every if name not in {x.name for x in kept.lines}} == {
+        "progmlp@node0.5"
+    }
+
+
+def test_a_long_title_takes_two_lines():
+    short, long = (
+        "cora  ·  public  ·  transductive",
+        "synthetic:nodes=600,degree=6  ·  random  ·  ind",
+    )
+    _, (one, two) = panels.grid([short, long], height=2.0)
+    assert one.get_title(loc="left") == short
+    assert two.get_title(loc="left") == "synthetic:nodes=600,degree=6\nrandom  ·  ind"
 
 
 def test_there_is_a_figure_for_each_cost(tmp_path):

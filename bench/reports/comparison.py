@@ -24,6 +24,7 @@ from bench.reports.notes import (
     printed,
     title_of,
 )
+from bench.reports.panels import without_thresholds
 from bench.results import Store
 from bench.stats import spread
 from bench.tables import (
@@ -107,10 +108,11 @@ def write(
         path.write_text(text, encoding="utf-8")
     summary(found).to_csv(out / "comparison.csv", index=False)
     paths += [out / "comparison.csv", *_further_csv(frame, found, climbed, out)]
-    drawn = [*ladders.draw(climbed, out), *figures.draw(found, out), *stages.draw(found, out)]
+    clear = without_thresholds(found, baseline)
+    drawn = [*ladders.draw(climbed, out), *figures.draw(clear, out), *stages.draw(found, out)]
     if baseline:
         paths.append(effects.write_csv(found, baseline, out))
-        drawn += forest.draw(frame, found, baseline, out)
+        drawn += forest.draw(frame, clear, baseline, out)
     foot = [*commits(frame), told[-1]]
     beside = diagnostics.write(found, out, title=title, store=store, told=foot)
     links = {"diagnostics": "diagnostics.html"} if beside else {}

@@ -1,7 +1,9 @@
 """Grids of panels, one for each block, and what all figures share: colours, cuts, the legend."""
 
+import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,17 @@ if TYPE_CHECKING:
 
 NONE = "no teacher"
 GREY = "#707070"
+WIDE = 46  # characters of a title that a panel has room for
+THRESHOLD = re.compile(r"[a-z]+(\d*\.?\d+)")  # a variant with one: node0.9
+
+
+def without_thresholds(blocks: Sequence[Block], baseline: str = "") -> list[Block]:
+    """Leave out variants with a threshold: they are points of a curve, in the figures of stages."""
+
+    def shown(line: Line) -> bool:
+        return line.name == baseline or not THRESHOLD.fullmatch(line.variant)
+
+    return [dataclasses.replace(b, lines=tuple(filter(shown, b.lines))) for b in blocks]
 
 
 def grid_of(
@@ -37,7 +50,7 @@ def grid(titles: Sequence[str], height: float, columns: int = 0) -> tuple["Figur
     for ax in places[len(titles) :]:
         ax.set_visible(False)
     for ax, title in zip(places, titles, strict=False):
-        ax.set_title(title, loc="left")
+        ax.set_title(title if len(title) <= WIDE else title.replace("  ·  ", "\n", 1), loc="left")
     return figure, places[: len(titles)]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.metrics import METRICS
 from bench.reports import figures
 from bench.reports.blocks import Block, Line
-from bench.reports.panels import GREY, floor_of, grid, label_of
+from bench.reports.panels import GREY, THRESHOLD, floor_of, grid, label_of
 from bench.stats import spread
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ CAPTIONS = {
 }
 _COSTS = {"stages_macs": "macs", "stages_latency": "latency_ms"}
 _SIZED = re.compile(r"(.+)-k(\d+)")
-_STOPS = re.compile(r"[a-z]+(\d*\.?\d+)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def _place(line: Line) -> tuple[str, str, float]:
     label = line.student + (f" [{line.difference}]" if line.difference else "")
     if line.variant.isdigit():
         return label, "stages", int(line.variant)
-    if stops := _STOPS.fullmatch(line.variant):
+    if stops := THRESHOLD.fullmatch(line.variant):
         return label, "thresholds", float(stops[1])
     if line.variant:
         return label, line.variant if line.variant == "exit" else "point", 0.0
