@@ -76,6 +76,12 @@ def test_figures_of_single_methods_leave_thresholds_to_the_curve():
     }
 
 
+def test_a_student_in_stages_may_be_shown_by_its_last_one_alone():
+    (whole,) = panels.whole_forms(found(teachers=("gcn",)))
+    names = [line.name for line in whole.lines]
+    assert names == ["gcn", "progmlp@10", "adagmlp@2", "ensemble-k4", "ensemble-k2", "glnn"]
+
+
 def test_a_long_title_takes_two_lines():
     short, long = (
         "cora  ·  public  ·  transductive",

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics import METRICS
@@ -52,6 +52,26 @@ def grid(titles: Sequence[str], height: float, columns: int = 0) -> tuple["Figur
     for ax, title in zip(places, titles, strict=False):
         ax.set_title(title if len(title) <= WIDE else title.replace("  ·  ", "\n", 1), loc="left")
     return figure, places[: len(titles)]
+
+
+def whole_forms(blocks: Sequence[Block]) -> list[Block]:
+    """Keep one form of a student in stages: all of them together, its last number."""
+    return [dataclasses.replace(b, lines=tuple(filter(_is_whole(b), b.lines))) for b in blocks]
+
+
+def _is_whole(block: Block) -> Callable[[Line], bool]:
+    last: dict[tuple[str, ...], int] = {}
+    for x in block.lines:
+        if x.variant.isdigit():
+            place = (x.teacher, x.student, x.difference)
+            last[place] = max(int(x.variant), last.get(place, 0))
+    names = {(*place, str(number)) for place, number in last.items()}
+
+    def check(x: Line) -> bool:
+        place = (x.teacher, x.student, x.difference)
+        return place not in last or (*place, x.variant) in names
+
+    return check
 
 
 def floor_of(block: Block, lines: Sequence[Line]) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.metrics import METRICS
 from bench.reports.blocks import SIZES, STRATA, Block, Line
 from bench.reports.notes import title_of
+from bench.reports.panels import whole_forms
 from bench.stats import Difference, difference, spread
 from bench.tables import DASH, Cell, Column, Row, Table, percent, points
 
@@ -165,7 +166,7 @@ def records(block: Block) -> Iterator[dict[str, Any]]:
 Point = tuple[float, float, float]  # middle, low, high in percent; NaN for no interval
 CAPTIONS = {
     "strata": "Accuracy by stratum: the mean over the seeds and its 95 % interval (from three "
-    "seeds on).",
+    "seeds on). Of a student in stages: the last one.",
     "strata_difference": "Difference from GLNN of the same teacher by stratum, in points, paired "
     "by seed, with its 95 % interval (from three seeds on).",
 }
@@ -173,7 +174,7 @@ CAPTIONS = {
 
 def figures_of(blocks: Sequence[Block]) -> "dict[str, Figure | None]":
     """Return the figures of the accuracy on strata and of the differences from GLNN, by name."""
-    able = [block for block in blocks if shown(block)]
+    able = whole_forms([block for block in blocks if shown(block)])
     compared = [b for b in able if any(baseline_of(b, line) for line in _measured(b))]
     return {
         "strata": _figure(able, _accuracy, "accuracy, %"),
