@@ -35,6 +35,7 @@ class Running:
     config: dict[str, Any]
     rows: dict[int, Row] = field(default_factory=dict)  # seed -> row
     given: set[int] = field(default_factory=set)  # seeds whose cells were submitted
+    heard: int = 0  # fits that came
     pruned: bool = False
     reason: str = ""  # why it failed
     seconds: float = 0.0  # of fitting, fits that failed or were stopped too
@@ -155,6 +156,7 @@ class Hunt:
 
     def take(self, running: Running, seed: int, event: Row | Stopped) -> None:
         """Take what became of a cell."""
+        running.heard += 1
         if isinstance(event, Stopped):
             running.pruned = True
             running.seconds += event.seconds
@@ -182,11 +184,11 @@ class Hunt:
         """Whether all running trials have all they need."""
         return bool(self.running) and all(r.ended(self.tuning.seeds) for r in self.running)
 
-    def tell(self) -> int:
-        """Tell the batch, in order, and let go of the weights; return how many trials."""
+    def tell(self) -> list[Running]:
+        """Tell the batch, in order, and let go of the weights; return it."""
         batch, self.running = self.running, []
         if self.skipped:
-            return 0
+            return []
         batch = sorted(batch, key=lambda r: r.trial.number)
         values = [self._values(running) for running in batch]  # all, before a shared cell's go
         for running, found in zip(batch, values, strict=True):
@@ -194,7 +196,7 @@ class Hunt:
             for row in running.rows.values():
                 with contextlib.suppress(CorruptError, OSError):
                     self.place.store.drop(row, "weights.pt")
-        return len(batch)
+        return batch
 
     def _values(self, running: Running) -> list[float] | None:
         """The objectives of a whole trial, means over its seeds."""

@@ -13,6 +13,7 @@ when the driver died goes on, and cells that were finished are found by their ke
 import contextlib
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,12 +125,12 @@ def tune(
     outcome = TuneOutcome()
     with _alone(place.store, sweep.name), Storage(storage) as kept, kept.guarded():
         hunts = [Hunt(asked, sweep, place, kept) for asked in searches(sweep, data_root)]
-        total = sum(max(tuning.trials - h.study.finished, 0) for h in hunts)
+        trials = sum(max(tuning.trials - h.study.finished, 0) for h in hunts)
         try:
-            told = _search(hunts, place, plan, outcome, engine, on_trials)
-            with contextlib.closing(told):  # an interrupt ends the workers now
-                for _ in progress(told, total, "trials") if total else ():
-                    outcome.trials += 1
+            fits = _search(hunts, place, plan, outcome, engine, on_trials)
+            with contextlib.closing(fits):  # an interrupt ends the workers now
+                if trials:
+                    deque(progress(fits, trials * len(tuning.seeds), "fits"), maxlen=0)
         finally:
             _conclude(hunts, sweep, place, outcome, tuned_file)
         if plots:
@@ -147,7 +148,7 @@ def _search(
     engine_options: dict[str, Any],
     on_trials: OnTrials | None,
 ) -> Generator[None, None, None]:
-    """Run trials until all budgets are spent; yield once for each that was told."""
+    """Run trials until all budgets are spent; yield for each fit that came, or is not needed."""
     waiting: Waiting = {}
     with engines.open_engine(place, plan, **engine_options) as engine:
         while True:
@@ -157,19 +158,22 @@ def _search(
             with outcome.timing("ask"):
                 for hunt in hunts if not hold else ():
                     _ask(hunt, engine, waiting)
-            yield from [None] * told
+            outcome.trials += len(told)
+            spared = sum(len(hunts[0].tuning.seeds) - running.heard for running in told)
+            yield from [None] * spared
             if not waiting and not hold:
                 if any(hunt.batch_ended for hunt in hunts):
                     continue
                 return
             for event in engine.events() if waiting else ():
                 with outcome.timing("take"):
-                    _route(event, waiting)
+                    came = _route(event, waiting)
+                yield from [None] * came
 
 
-def _tell(hunts: list[Hunt], waiting: Waiting, on_trials: OnTrials | None) -> int:
-    """Tell the batches that are over; return how many trials."""
-    told = 0
+def _tell(hunts: list[Hunt], waiting: Waiting, on_trials: OnTrials | None) -> list[Running]:
+    """Tell the batches that are over; return their trials."""
+    told: list[Running] = []
     for hunt in hunts:
         if hunt.batch_ended and (not waiting or not _needs_quiet(hunt)):
             told += hunt.tell()
@@ -203,11 +207,14 @@ def _decider(waiters: list[tuple[Hunt, Running, int]]) -> Callable[[engines.Repo
     return decide
 
 
-def _route(event: engines.Event, waiting: Waiting) -> None:
+def _route(event: engines.Event, waiting: Waiting) -> int:
+    """Hand a fit to the trials that wait for it; return how many do."""
     if isinstance(event, engines.Report):
-        return  # `decide` has heard it
-    for hunt, running, seed in waiting.pop(event.key, ()):
+        return 0  # `decide` has heard it
+    waiters = waiting.pop(event.key, [])
+    for hunt, running, seed in waiters:
         hunt.take(running, seed, event)
+    return len(waiters)
 
 
 def _conclude(

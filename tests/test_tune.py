@@ -83,9 +83,8 @@ def hunt(folder, sweep=None, **options):
         Path(folder),
         place,
         Plan(1, 1),
-        progress=lambda items, total, title: items,
         tuned_file=Path(folder) / "tuned" / "hunt.yaml",
-        **{"plots": False, **options},
+        **{"plots": False, "progress": lambda items, total, title: items, **options},
     )
 
 
@@ -104,6 +103,22 @@ def test_the_defaults_come_first_then_the_presets_and_the_budget_is_kept(tmp_pat
     assert found[0]["config"]["lr"] == 0.01
     assert {r["config"]["dropout"] for r in found} == {0.5}  # pinned
     assert all(0.001 <= r["config"]["lr"] <= 0.1 for r in found)
+
+
+@pytest.mark.parametrize("pruner", ["none", "median", "wilcoxon"])
+def test_progress_moves_with_every_fit_and_ends_at_its_total(tmp_path, instant, pruner):
+    seen = []
+
+    def watch(items, total, title):
+        for count, _ in enumerate(items, 1):
+            seen.append((title, total, count, len(instant.answered)))
+            yield
+
+    seeds = list(range(100, 106 if pruner == "wilcoxon" else 103))
+    outcome = hunt(tmp_path, asked(pruner=pruner, trials=6, seeds=seeds), progress=watch)
+    assert outcome.trials == 6
+    assert seen[-1][:3] == ("fits", 6 * len(seeds), 6 * len(seeds))
+    assert len({answered for *_, answered in seen}) > 6  # not a batch of trials at once
 
 
 def test_the_value_of_a_trial_is_the_mean_over_seeds_and_the_best_is_chosen(tmp_path, instant):
