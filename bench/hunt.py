@@ -40,9 +40,13 @@ class Running:
     reason: str = ""  # why it failed
     seconds: float = 0.0  # of fitting, fits that failed or were stopped too
 
-    def ended(self, seeds: list[int]) -> bool:
-        """Whether nothing more is to come."""
+    def decided(self, seeds: list[int]) -> bool:
+        """Whether it needs no further cell."""
         return self.pruned or bool(self.reason) or len(self.rows) == len(seeds)
+
+    def ended(self, seeds: list[int]) -> bool:
+        """Whether it is decided and nothing of it runs: a fit that is told to stop still comes."""
+        return self.decided(seeds) and self.heard >= len(self.given)
 
 
 class Hunt:
@@ -117,7 +121,7 @@ class Hunt:
     def cells(self) -> Iterator[tuple[Cell, Running, int]]:
         """Yield the cells to submit now: all seeds, or those that pruning leaves for later."""
         for running in self.running:
-            if running.ended(self.tuning.seeds):
+            if running.decided(self.tuning.seeds):
                 continue
             for seed in self._due(running):
                 if seed not in running.given:
@@ -175,7 +179,7 @@ class Hunt:
             running.reason = running.reason or f"seed {seed} {row.status}: {row.reason}"
             return
         running.rows[seed] = row
-        if self.tuning.pruning == "wilcoxon" and not running.ended(self.tuning.seeds):
+        if self.tuning.pruning == "wilcoxon" and not running.decided(self.tuning.seeds):
             step = self.tuning.seeds.index(seed)
             running.pruned = self.study.report(running.trial, step, _val(row))
 

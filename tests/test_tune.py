@@ -69,6 +69,18 @@ class Instant(engine.Engine):
         pass
 
 
+class Late(Instant):
+    """Ends one trial after the other, and says a turn later that a fit was stopped."""
+
+    late: list = []  # noqa: RUF012
+
+    def events(self, timeout=None):
+        self.queued = self.queued[-1:] + self.queued[:-1]
+        before, found = self.late, super().events()
+        self.late = [event for event in found if isinstance(event, Stopped)]
+        return [event for event in found if event not in self.late] + before
+
+
 @pytest.fixture
 def instant(monkeypatch):
     kind = type("Fresh", (Instant,), {"answered": []})
@@ -259,6 +271,18 @@ def test_a_pruned_trial_costs_the_seconds_until_it_was_stopped(tmp_path, instant
             assert 0 < r["seconds"] < 2
         else:
             assert r["seconds"] == (6 if r["state"] == "complete" else 2)
+
+
+def test_a_trial_is_told_when_its_stopped_fit_has_come(tmp_path, instant, monkeypatch):
+    sweep = asked(pruner="median", trials=24)
+    at_once = trials(hunt(tmp_path / "at_once", sweep))
+    assert sum(r["state"] == "pruned" for r in at_once) > 3
+    monkeypatch.setattr(tune.engines, "open_engine", type("Fresh", (Late,), {"answered": []}))
+    later = trials(hunt(tmp_path / "later", sweep))
+    when = ("started", "ended", "keys")
+    assert [{k: v for k, v in r.items() if k not in when} for r in later] == [
+        {k: v for k, v in r.items() if k not in when} for r in at_once
+    ]
 
 
 @pytest.mark.parametrize("pruner", ["median", "wilcoxon"])
