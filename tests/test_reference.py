@@ -7,8 +7,9 @@ import pytest
 
 import bench
 from bench import sweep_file
-from bench.reports import comparison
+from bench.reports import comparison, tuning
 from bench.results import load
+from bench.tuning import best_trial, read_studies, read_tuned
 
 pytestmark = pytest.mark.usefixtures("hurried")  # the text is compared, the figures are not
 
@@ -50,6 +51,26 @@ def test_reference_rows_are_whole_and_come_from_one_clean_commit(path):
     groups = rows.drop_duplicates("key").groupby(NAMES[1:-1])["seed"]
     count = 5 if path.stem in SHORT else 10
     assert all(sorted(seeds) == list(range(count)) for _, seeds in groups)
+
+
+def test_the_tuning_report_is_regenerated_from_its_studies(tmp_path):
+    studies = tuning.read(HOME / "results" / "reference", "tune_cora")
+    tuning.write(studies, tmp_path, title="tune_cora")
+    for name in ("tuning.md", "tuning.tex", "tuning.csv", "best_of_n.csv"):
+        committed = HOME / "reports" / "reference" / "tune_cora-tuning" / name
+        assert (tmp_path / name).read_text() == committed.read_text()
+
+
+def test_what_was_chosen_is_what_the_studies_found_best_and_the_budgets_are_equal():
+    studies = read_studies(HOME / "results" / "reference", "tune_cora")
+    chosen = {x.study: x for x in read_tuned(HOME / "sweeps" / "tuned" / "tune_cora.yaml")}
+    assert chosen.keys() == {study["id"] for study in studies}
+    assert {len(study["trials"]) for study in studies} == {12}
+    for study in studies:
+        best, found = best_trial(study), chosen[study["id"]]
+        assert found.trial == best["number"]
+        assert {k: best["config"][k] for k in found.config} == found.config
+        assert set(study["search"]["seeds"]).isdisjoint(range(10))  # those that are reported
 
 
 def test_reference_means_lie_within_a_point_and_a_half_of_the_published_ones():
