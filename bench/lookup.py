@@ -77,7 +77,10 @@ def sweep_of(path: str | None, overrides: Iterable[str], options: dict[str, Any]
 
 
 def cells_of(sweep: str, results: Path, data: str | None) -> tuple[str, list[Any]]:
-    """Return the name and cells of a sweep run before, or of a sweep file."""
+    """Return the name and cells of a sweep run before, or of a sweep file.
+
+    Those of a file are followed by the tuned students that were last run with it.
+    """
     from bench.data import data_root
     from bench.expand import expand
 
@@ -91,7 +94,21 @@ def cells_of(sweep: str, results: Path, data: str | None) -> tuple[str, list[Any
             f"there is no sweep file {sweep}, and none of that name in {results}{close}"
         )
     found = read(path)
-    return found.name, expand(found, data_root(data))
+    cells = expand(found, data_root(data))
+    return found.name, cells + _tuned(stored(found.name, results), cells)
+
+
+def _tuned(plan: dict[str, Any] | None, cells: list[Any]) -> list[Any]:
+    """Return the cells of a stored plan whose students are the tuned ones of these cells."""
+    from bench.expand import TUNED
+
+    def place(cell: Any, label: str) -> tuple[Any, ...]:
+        teacher = cell.teacher_cell
+        return cell.protocol, teacher.key if teacher else "", cell.seed, label
+
+    there = {place(c, c.student.label + TUNED) for c in cells if c.student}
+    extra = cells_in(plan) if plan else []
+    return [c for c in extra if c.student and place(c, c.student.label) in there]
 
 
 def frame(

@@ -73,6 +73,16 @@ def test_a_tuned_run_has_the_student_twice(tuned, monkeypatch):
     found = json.loads(frame)
     assert {r["student"] for r in found if r["student"]} == {"glnn", "glnn (tuned)"}
     assert {r["seed"] for r in found} == {0, 1}
+    assert gkdbench("rows", "small.yaml", "--format", "json").output == frame
+    path = folder / "small.yaml"
+    kept = path.read_text()
+    path.write_text(kept.replace("seeds: 0-1", "seeds: 0"))  # the file says what is wanted
+    narrow = json.loads(gkdbench("rows", "small.yaml", "--format", "json").output)
+    path.write_text(kept)
+    assert {(r["student"], r["seed"]) for r in narrow if r["student"]} == {
+        ("glnn", 0),
+        ("glnn (tuned)", 0),
+    }
 
 
 def test_a_dry_run_tells_the_budget_and_writes_nothing(tmp_path, monkeypatch):
