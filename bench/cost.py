@@ -36,7 +36,7 @@ NODES_TIMED = 64  # requests of one node that are timed, the same nodes for ever
 class _DenseProducts(TorchDispatchMode):
     """Add up the FLOPs of dense products as torch's FlopCounterMode does, operation by operation.
 
-    Without its tables by module, which cost ten times the operations of a request of one node.
+    Without its tables by module, which take most of the time of a request of one node.
     """
 
     whole: ClassVar[set[Any]] = set()  # operations that are known not to be made of others

@@ -79,7 +79,7 @@ def sweep_of(path: str | None, overrides: Iterable[str], options: dict[str, Any]
 def cells_of(sweep: str, results: Path, data: str | None) -> tuple[str, list[Any]]:
     """Return the name and cells of a sweep run before, or of a sweep file.
 
-    Those of a file are followed by the tuned students that were last run with it.
+    Those of a file come with the tuned students that were last run with it, in the order of then.
     """
     from bench.data import data_root
     from bench.expand import expand
@@ -95,11 +95,12 @@ def cells_of(sweep: str, results: Path, data: str | None) -> tuple[str, list[Any
         )
     found = read(path)
     cells = expand(found, data_root(data))
-    return found.name, cells + _tuned(stored(found.name, results), cells)
+    plan = stored(found.name, results)
+    return found.name, _with_tuned(cells, cells_in(plan) if plan else [])
 
 
-def _tuned(plan: dict[str, Any] | None, cells: list[Any]) -> list[Any]:
-    """Return the cells of a stored plan whose students are the tuned ones of these cells."""
+def _with_tuned(cells: list[Any], ran: list[Any]) -> list[Any]:
+    """Add to cells those of an earlier run whose students are the tuned ones of these cells."""
     from bench.expand import TUNED
 
     def place(cell: Any, label: str) -> tuple[Any, ...]:
@@ -107,8 +108,12 @@ def _tuned(plan: dict[str, Any] | None, cells: list[Any]) -> list[Any]:
         return cell.protocol, teacher.key if teacher else "", cell.seed, label
 
     there = {place(c, c.student.label + TUNED) for c in cells if c.student}
-    extra = cells_in(plan) if plan else []
-    return [c for c in extra if c.student and place(c, c.student.label) in there]
+    extra = {c.key for c in ran if c.student and place(c, c.student.label) in there}
+    if not extra:
+        return cells
+    asked = {c.key: c for c in cells}
+    kept = [asked.pop(c.key, c) for c in ran if c.key in extra or c.key in asked]
+    return kept + list(asked.values())
 
 
 def frame(
