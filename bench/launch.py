@@ -159,7 +159,7 @@ def _collect(
 def _measure(
     sweep: Sweep, place: "Place", plan: engine.Plan, progress: Progress, outcome: Outcome
 ) -> None:
-    """Count MACs, and time the first seeds of every group, with nothing else running."""
+    """Time the first seeds of every group with nothing else running; count MACs not yet counted."""
     seen: dict[Any, int] = {}
     todo: dict[str, bool] = {}  # key -> whether to time it
     for cell in outcome.cells:

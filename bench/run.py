@@ -119,6 +119,9 @@ def _answer(
         log = method.fit(task)
     with _timing(row, "evaluate"):
         evaluate(cell, place.store, row, draft, exam, method)
+    if cell.evaluate_test:  # what tuning asks of a fit's cost it measures itself
+        with _timing(row, "count"), contextlib.suppress(Exception):  # `measure` says what is wrong
+            row.cost = _counted(method, exam, cell.device)
     row.fit = {"epochs": len(log.history["epoch"]), "best_epoch": log.best_epoch, **memory}
     row.seconds.update({f"fit_{phase}": value for phase, value in log.seconds.items()})
     _save(draft, log, method, exam if role == "teacher" else None, cell.device)
@@ -260,22 +263,29 @@ def _save(draft: Path, log: FitLog, method: Method, exam: Exam | None, device: s
         np.save(draft / "logits.npy", logits.cpu().numpy())
 
 
-# ---- cost, measured later and alone ---------------------------------------------------------
+# ---- cost: MACs are counted with the fit, latency is measured later and alone ----------------
+
+
+def _counted(method: Method, exam: Exam, device: str) -> dict[str, dict[str, float]]:
+    """Count the MACs of what a method deploys, by variant."""
+    shipped = method.deploy()
+    return {v: cost.macs(m.eval(), deployed_graph(m, exam, device)) for v, m in shipped.items()}
 
 
 def measure(row: Row, place: Place, *, timed: bool = True) -> dict[str, dict[str, float]]:
     """Measure a finished cell's variants from the stored weights, and store that beside its row.
 
-    MACs are counted always; latency and energy are measured where `timed`. An earlier timing stays.
+    MACs are counted unless they were with the fit; latency and energy are measured where `timed`.
+    An earlier timing stays.
     """
     cell = from_data(row.cell)
     exam = load_exam(cell, place)
-    found = {}
-    for variant, model in load_model(cell, place).deploy().items():
-        graph = deployed_graph(model, exam, cell.device)
-        found[variant] = {**row.cost.get(variant, {}), **cost.macs(model.eval(), graph)}
-        if timed:
-            found[variant].update(cost.latency(model, graph), cost_threads=float(place.threads))
+    method = load_model(cell, place)
+    counted = row.cost if row.cost else _counted(method, exam, cell.device)
+    found = {variant: dict(numbers) for variant, numbers in counted.items()}
+    for variant, model in method.deploy().items() if timed else ():
+        graph = deployed_graph(model.eval(), exam, cell.device)
+        found[variant].update(cost.latency(model, graph), cost_threads=float(place.threads))
     place.store.write_cost(row.key, found)
     return found
 

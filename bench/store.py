@@ -3,7 +3,7 @@
     results/cells/<key>/row.json       what was asked, what came out, what ran
                         history.json   {"epoch": [...], "loss": [...], "val_accuracy": [...]}
                         weights.pt, predictions.npz, logits.npy (of a teacher)
-                        cost.json      measured later, alone on the machine
+                        cost.json      MACs; what was timed later, alone on the machine
     results/sweeps/<name>.json         the cells a sweep asked for, in order, under its labels
     results/corrupt/                   what failed its checksum, set aside
 
@@ -169,6 +169,8 @@ class Store:
     def write(self, row: Row, draft: Path) -> Row:
         """Publish a row with the artefacts in `draft`, replacing an older row of the same cell."""
         names = sorted(p.name for p in draft.iterdir() if p.name != "row.json")
+        if row.cost:
+            _write_checked(draft / "cost.json", row.cost)
         row.artefacts = {name: _sha256((draft / name).read_bytes()) for name in names}
         data = {k: v for k, v in row.__dict__.items() if k != "cost"}
         _write_checked(draft / "row.json", data)

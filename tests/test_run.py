@@ -3,8 +3,8 @@ import json
 
 import pytest
 
+from bench import cost, score
 from bench import run as runner
-from bench import score
 from bench.expand import expand
 from bench.results import CorruptError
 from bench.run import Place, record_failure, run
@@ -41,7 +41,7 @@ def test_a_teacher_is_fitted_scored_and_kept(cells, place):
     assert row.variants[""].keys() >= {"test_accuracy", "val_accuracy", "params"}
     files = {"history.json", "logits.npy", "predictions.npz", "weights.pt"}
     assert row.artefacts.keys() == files
-    assert {p.name for p in place.store.folder(row.key).iterdir()} == {*files, "row.json"}
+    assert {p.name for p in place.store.folder(row.key).iterdir()} == {*files, "row.json", "cost.json"}
     assert row.fit["epochs"] == len(place.store.history(row.key)["loss"]) == 5
     assert row.ran["threads"] == 1
     assert row.teacher_key == ""
@@ -157,3 +157,23 @@ def test_cost_is_measured_on_the_stored_model(cells, tmp_path, place):
     assert found["latency_node_ms"] > 0
     assert found["cost_threads"] == 1
     assert json.loads(json.dumps(found)) == fresh.store.read(row.key).cost[""]
+    assert {"macs", "macs_node"} <= set(row.cost[""])  # counted with the fit, and kept
+    assert found.items() >= row.cost[""].items()
+
+
+def test_macs_of_the_fit_are_those_of_the_stored_model(cells, tmp_path, place):
+    fresh = Place(tmp_path, place.data)
+    row = run(cells["", "mlp"], fresh)
+    counted = row.cost
+    assert fresh.store.read(row.key).cost == counted
+    row.cost = {}
+    assert runner.measure(row, fresh, timed=False) == counted
+
+
+def test_a_model_whose_macs_cannot_be_counted_is_a_good_fit(cells, tmp_path, place, monkeypatch):
+    fresh = Place(tmp_path, place.data)
+    with monkeypatch.context() as patch:
+        patch.setattr(cost, "macs", lambda *_: 1 / 0)
+        row = run(cells["", "mlp"], fresh)
+    assert (row.status, row.cost) == ("ok", {})
+    assert runner.measure(row, fresh, timed=False)[""]["macs"] > 0
