@@ -45,7 +45,9 @@ def plan(sweep: "Sweep", asked: Iterable["Search"]) -> str:
         method = registry.load_method("student", search.student.name)
         owner = f"student '{search.student.label}'"
         narrowed = tuning.space_of(search.student.name, search.student.label)
-        starts = [search.student.config, *(c.config for c in search.starts.values())]
+        pins = space.pinned(method.Config, owner, narrowed)
+        choices = (search.student, *search.starts.values())
+        starts = [{**choice.config, **pins} for choice in choices]
         found = space.space(method.Config, owner, narrowed, starts)
         protocol = search.protocol
         teacher = search.teacher.label if search.teacher else ""

@@ -94,6 +94,17 @@ def test_a_dry_run_tells_the_budget_and_writes_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
+def test_a_dry_run_lists_nothing_that_a_pin_switches_off(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    pinned = "tune.space={krd: {reliable_sampling: false}}"
+    shown = gkdbench("tune", "small.yaml", "students=krd", "--dry-run").output
+    assert "reliability_momentum" in shown
+    shown = gkdbench("tune", "small.yaml", "students=krd", pinned, "--dry-run").output
+    assert "temperature" in shown
+    assert "reliability_momentum" not in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
