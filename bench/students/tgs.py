@@ -60,9 +60,8 @@ class TGS(links.LinkStudent):
         count, ends = batch.nodes.numel(), batch.pairs.flatten()
         own = self.mlp.first(task.graph, ends)  # [2 B, H]: sources, then targets
         other = torch.cat([own[count:], own[:count]])
-        part = self.part(own, other)
         y, _ = self.mlp.rest(own)
-        _, z = self.mlp.rest(part * other + (1 - part) * own)  # of each end's mixed neighbour
+        _, z = self.mlp.rest(own.lerp(other, self.part(own)))  # of each end's mixed neighbour
         nodes = torch.randint(task.num_nodes, (2 * count,), generator=step.generator)
         _, random = self.mlp.rest(self.mlp.first(task.graph, nodes.to(ends.device)))
         total = 2 * F.mse_loss(y, z) - 2 * links.apart(y, random)
@@ -71,11 +70,17 @@ class TGS(links.LinkStudent):
             total = total if value is None else total + config.label_weight * value
         return total
 
-    def part(self, own: Tensor, other: Tensor) -> Tensor:
-        """Return how much of the neighbour is in a mixture, [n, 1], from first products [n, H]."""
+    def part(self, own: Tensor) -> Tensor:
+        """Return how much of its neighbour is mixed into each end of edges, [2 B, 1].
+
+        `own` [2 B, H] holds the first products of the sources, then those of the targets. A row is
+        scaled after it was multiplied: no scaled copy of it is made.
+        """
         ratio: float = self.config.mixing_ratio  # type: ignore[attr-defined]
-        both = torch.cat([F.normalize(own), F.normalize(other)], 1)
-        return ratio + (1 - ratio) * torch.sigmoid(self.attend(both))
+        length = torch.linalg.vector_norm(own, dim=1, keepdim=True).clamp_min(1e-12)
+        seen = own @ self.attend.weight.view(2, -1).T / length  # [2 B, 2]: as itself, as neighbour
+        score = seen[:, :1] + seen[:, 1:].roll(len(own) // 2, 0) + self.attend.bias
+        return ratio + (1 - ratio) * torch.sigmoid(score)
 
     def deploy(self) -> dict[str, Method]:
         """Ship the MLP with its own head alone."""
