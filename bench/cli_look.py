@@ -18,14 +18,14 @@ def ls(kind: str, name: str, style: str) -> None:
 
     `ls space NAME` shows what tuning searches for a student.
     """
-    from bench import listing
+    from bench import listing_ls
 
     if kind == "space":
         from bench import listing_tune
 
         click.echo(listing_tune.search_space(name, style))
         return
-    click.echo(listing.ls(kind, name, style, lookup.SWEEPS, lookup.room()))
+    click.echo(listing_ls.ls(kind, name, style, lookup.SWEEPS, lookup.room()))
 
 
 @click.command()

@@ -4,15 +4,14 @@ Everything is resumable: what is done is skipped, and an interrupt leaves only f
 """
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import engine, track_live
+from bench import engine
 from bench.cell import Cell, from_data
+from bench.launch_track import Tracking
 from bench.results import CorruptError, Row, Store
 from bench.sweep import Sweep
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from bench.run import Place
 
 _log = logging.getLogger(__name__)
-TRACK_EVERY = 30.0  # seconds between two looks at what is to be tracked
-LIVE_EVERY = 10.0  # and at the curves of fits that take long
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # (items, total, title) -> items
 
@@ -111,7 +108,7 @@ def launch(
     content = {"cells": [{"key": c.key, "cell": c.describe()} for c in cells]}
     replanned = store.write_sweep(sweep.name, {**content, "sweep": sweep.model_dump()})
     pending = [c for c in cells if c.key not in outcome.rows or not outcome.rows[c.key].done]
-    live = _Tracking(store, sweep.name, track_uri, cells) if track else None
+    live = Tracking(store, sweep.name, track_uri, cells) if track else None
     try:
         if pending:
             rows = engine.run_cells(
@@ -134,7 +131,9 @@ def launch(
     if reports and (stale or not (reports / "comparison.md").is_file()):
         outcome.files = report(outcome, sweep.name, reports, store, sweep.baseline)
     if live:
-        _finish_tracking(live, outcome)
+        live.finish(list(outcome.rows), outcome.files)
+        outcome.tracked = live.count
+        outcome.warnings += [live.trouble] if live.trouble else []
     return outcome
 
 
@@ -143,7 +142,7 @@ def _collect(
     pending: list[Cell],
     progress: Progress,
     outcome: Outcome,
-    live: "_Tracking | None",
+    live: Tracking | None,
 ) -> None:
     by_key = {c.key: c for c in pending}
     try:
@@ -219,90 +218,3 @@ def report(
     frame = results.frame(outcome.rows.values())
     options: dict[str, Any] = {"title": title, "store": store, "baseline": baseline}
     return comparison.write(frame, planned(outcome.cells), folder, **options)
-
-
-def _finish_tracking(live: "_Tracking", outcome: Outcome) -> None:
-    from bench import track
-
-    cells = {c.key: c for c in outcome.cells}
-    try:
-        keys = track.needs_tracking(live.store, live.sweep, list(outcome.rows), live.uri)
-        if keys or outcome.files:
-            tracker = live.tracker or track.Tracker(live.store, live.uri)
-            live.count += tracker.log_rows(live.sweep, keys, cells=cells)
-            tracker.finish(live.sweep)
-            tracker.log_files(live.sweep, outcome.files)
-    except track.TrackingError as error:
-        live.trouble = str(error)
-    outcome.tracked = live.count
-    if live.trouble:
-        outcome.warnings.append(live.trouble)
-
-
-class _Tracking:
-    """Tracks finished rows from a thread, now and then, so that no worker waits for it."""
-
-    def __init__(self, store: Store, sweep: str, uri: str | None, cells: list[Cell]) -> None:
-        self.store, self.sweep, self.uri = store, sweep, uri
-        self.cells = {cell.key: cell for cell in cells}
-        self.tracker: Any = None
-        self.trouble = ""
-        self.count = 0
-        self._fits = track_live.Fits()
-        self._fresh: list[str] = []
-        self._done: set[str] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def hear(self, report: engine.Report) -> None:
-        if report.key in self.cells:
-            self._fits.hear(report)
-
-    def add(self, key: str) -> None:
-        self._fits.forget(key)
-        self._done.add(key)
-        self._fresh.append(key)
-
-    def stop(self) -> None:
-        """End the thread; what it began of fits that nobody finishes is taken back."""
-        self._stop.set()
-        self._thread.join()
-        self._try(self._drop_live)
-
-    def _watch(self) -> None:
-        last = time.monotonic()
-        while not self._stop.wait(min(TRACK_EVERY, LIVE_EVERY)):
-            for key, fit in self._fits.news().items():
-                self._try(self._log_live, key, fit)
-            if time.monotonic() - last >= TRACK_EVERY:
-                last = time.monotonic()
-                keys, self._fresh = self._fresh, []
-                if keys:
-                    self._try(self._log, keys)
-
-    def _open(self) -> Any:
-        from bench import track
-
-        self.tracker = self.tracker or track.Tracker(self.store, self.uri)
-        return self.tracker
-
-    def _log(self, keys: list[str]) -> None:
-        self.count += self._open().log_rows(self.sweep, keys)
-
-    def _log_live(self, key: str, fit: track_live.Fit) -> None:
-        self._open().log_live(self.sweep, self.cells[key], fit)
-
-    def _drop_live(self) -> None:
-        if self.tracker:
-            self.tracker.drop_live(self.sweep, self._done)
-
-    def _try(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Do something with the tracking store, unless that is in trouble."""
-        from bench.track_store import TrackingError
-
-        if not self.trouble:
-            try:
-                action(*arguments)
-            except TrackingError as error:
-                self.trouble = str(error)

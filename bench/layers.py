@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from bench.fused import relu_dropout
 from bench.graph import Block, Graph, propagate
 from bench.hparams import TrainConfig, hp
-from bench.sparse import CSR, edge_softmax, gather_spmm, relu_dropout, spmm, weighted_spmm
+from bench.sparse import CSR, edge_softmax, gather_spmm, spmm, weighted_spmm
 
 
 class Linear(nn.Module):

@@ -17,11 +17,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bench import train
+from bench.fused import relu_dropout
 from bench.graph import Graph, Task
 from bench.hparams import hp
 from bench.layers import MLP, Linear, MLPConfig, shuffled
 from bench.method import Batch, FitLog, Method, Output, Step
-from bench.sparse import relu_dropout
 
 
 @dataclass(frozen=True)

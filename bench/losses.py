@@ -3,7 +3,7 @@
 import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor
 
-from bench.sparse import soft_label_divergence
+from bench.fused import soft_label_divergence
 
 
 def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bench import expert_kernels, kernels
-from bench.sparse import CSR, _array, _arrays, _count, spmm
+from bench.sparse import CSR, array, arrays, spmm, tell_macs
 
 BLOCK = 2**18  # floats of a block of gathered rows: 1 MiB
 
@@ -68,7 +68,7 @@ def sparse_mixture(
     """Add to base [n, H] the chosen experts of x[rows]; gradients reach base, weight and gates."""
     experts, gates = routing.experts, routing.gates
     stored = (x.indptr[rows + 1] - x.indptr[rows]).sum()
-    _count(int(stored) * experts.shape[1] * weight.shape[2])
+    tell_macs(int(stored) * experts.shape[1] * weight.shape[2])
     if _compiled(base, x.values, weight, gates):
         return cast(Tensor, _Sparse.apply(base, x, rows, weight, experts, gates, dropout))
     for expert, pairs in _groups(experts, len(weight)):
@@ -150,7 +150,7 @@ class _Dense(torch.autograd.Function):
         ctx.mark_dirty(base)
         ctx.pairs = gates.shape
         gathered, made = _scratch(ctx.blocks, x.shape[1], weight.shape[2])
-        out, data, masks = base.detach().numpy(), _array(x), ctx.masks
+        out, data, masks = base.detach().numpy(), array(x), ctx.masks
         for block in ctx.blocks:
             count = len(block.rows)
             part = gathered[:count]
@@ -171,7 +171,7 @@ class _Dense(torch.autograd.Function):
         grad_weight = torch.empty(weight.shape) if needs_weight else None
         grad_gates = torch.empty(ctx.pairs) if needs_gates else None
         gathered, ups, downs = _scratch(ctx.blocks, x.shape[1], weight.shape[2], x.shape[1])
-        data, dots, seen = _array(x), torch.empty(len(downs)), set[int]()
+        data, dots, seen = array(x), torch.empty(len(downs)), set[int]()
         for block in ctx.blocks:
             count = len(block.rows)
             part, above, below = gathered[:count], ups[:count], downs[:count]
@@ -217,7 +217,7 @@ class _Sparse(torch.autograd.Function):
         ctx.save_for_backward(weight, experts, gates)
         ctx.mark_dirty(base)
         expert_kernels.sparse_forward(
-            *_arrays(x), rows.numpy(), experts.numpy(), _array(gates), _array(weight),
+            *arrays(x), rows.numpy(), experts.numpy(), array(gates), array(weight),
             *ctx.masks.parts, base.detach().numpy(),
         )  # fmt: skip
         return base
@@ -229,7 +229,7 @@ class _Sparse(torch.autograd.Function):
         if ctx.needs_input_grad[5]:
             grad_gates = torch.empty(gates.shape)
             expert_kernels.sparse_gate_grad(
-                *_arrays(ctx.x), ctx.rows.numpy(), experts.numpy(), _array(weight), _array(grad),
+                *arrays(ctx.x), ctx.rows.numpy(), experts.numpy(), array(weight), array(grad),
                 *ctx.masks.parts, grad_gates.numpy(),
             )  # fmt: skip
         if ctx.needs_input_grad[3]:
@@ -240,11 +240,11 @@ class _Sparse(torch.autograd.Function):
 def _weight_grad(ctx: Any, weight: Tensor, experts: Tensor, gates: Tensor, grad: Tensor) -> Tensor:
     """The gradient of sparse experts; a batch of many nodes goes through x transposed."""
     x, rows = ctx.x, ctx.rows
-    routed = experts.numpy(), _array(gates), _array(grad), *ctx.masks.parts
+    routed = experts.numpy(), array(gates), array(grad), *ctx.masks.parts
     if 4 * len(rows) < x.shape[0]:
         out = torch.zeros(weight.shape)
         expert_kernels.sparse_scatter(
-            *_arrays(x), rows.numpy(), *routed, kernels.threads(), out.numpy()
+            *arrays(x), rows.numpy(), *routed, kernels.threads(), out.numpy()
         )
         return out
     out = torch.empty(weight.shape)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bench import losses, recipe
+from bench.fused import relu_dropout
 from bench.graph import Graph, Task
 from bench.method import Batch, Method, Output, Step
-from bench.sparse import relu_dropout
 
 
 def next_share(share: float, average: float, *, rate: float, target: float, rule: str) -> float:

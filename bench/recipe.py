@@ -29,7 +29,6 @@ they move running statistics and expert memories, as in both official codes; the
 stay sparse, but the shift itself is dense: B x (F + P) numbers and a dense product a step.
 """
 
-import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -38,8 +37,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import losses, reliability
-from bench.graph import Graph, Task, TeacherOutput
+from bench import adversarial, losses, reliability
+from bench.graph import Task, TeacherOutput
 from bench.hparams import derive_seed, hp
 from bench.layers import Linear, MLPConfig, shuffled
 from bench.method import Batch, Method, Step
@@ -229,7 +228,7 @@ def loss(
         seen = method.similarity(output.hidden)  # type: ignore[operator]
         total = total + alike * gram_loss(seen, task.teacher.hidden[nodes])
     if config.adversarial_weight and weight:
-        moved = _adversarial(method, task.graph, nodes, objective, step)
+        moved = adversarial.objective_at_worst(method, task.graph, nodes, objective, step)
         total = total + config.adversarial_weight * moved
     return total * _share(method, task, batch) if config.schedule == "mean" else total
 
@@ -256,60 +255,6 @@ def _share(method: Method, task: Task, batch: Batch) -> float:
         return batch.nodes.numel() / task.split.train.numel()
     total = task.num_nodes if batch.pairs is None else _sampling(method, task).num_pairs
     return batch.nodes.numel() / total
-
-
-# ---- adversarial features -------------------------------------------------------------------
-
-
-def _adversarial(
-    method: Method,
-    graph: Graph,
-    nodes: Tensor,
-    objective: Callable[[Tensor], Tensor],
-    step: Step,
-) -> Tensor:
-    """Return the objective at the worst features near the batch's own."""
-    config: Any = method.config
-    own = graph.without_edges().subgraph(nodes)
-
-    def shifted(shift: Tensor) -> Tensor:
-        return objective(method(own.replace(shift=shift)).logits)
-
-    size = (nodes.numel(), method.num_features)
-    start = torch.rand(size, generator=step.generator).to(graph.adj.device)
-    radius = config.adversarial_radius
-    start = start.mul_(2 * radius).sub_(radius)
-    with _frozen(method):
-        worst = worst_shift(shifted, start, radius, config.adversarial_steps)
-    return shifted(worst)
-
-
-@contextlib.contextmanager
-def _frozen(method: Method) -> Iterator[None]:
-    """Ask for no gradient of the weights: a compiled product would compute it for nothing."""
-    weights = [p for p in method.parameters() if p.requires_grad]
-    for p in weights:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in weights:
-            p.requires_grad_(True)
-
-
-def worst_shift(
-    objective: Callable[[Tensor], Tensor], start: Tensor, radius: float, steps: int
-) -> Tensor:
-    """Climb from `start` inside the cube of this radius: steps of radius / 4 along the sign (PGD).
-
-    Source: Madry et al., arXiv 1706.06083, section 2.1; the step size is that of NOSMOG's code.
-    """
-    shift = start.clone()
-    for _ in range(steps):
-        shift = shift.detach().requires_grad_()
-        (grad,) = torch.autograd.grad(objective(shift), shift)
-        shift = shift.detach().add_(grad.sign_(), alpha=radius / 4).clamp_(-radius, radius)
-    return shift.detach()
 
 
 # ---- similarity -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import cost, encodings, kernels, registry, sparse
+from bench import cost, encodings, fused, kernels, registry, sparse
 from bench.cell import Cell, from_data
 from bench.data import dataset_checksum
 from bench.encodings import Encoding
@@ -294,3 +294,4 @@ def warm_up(place: Place) -> None:
     """Get a process ready, so that no measured fit pays for it."""
     kernels.set_threads(place.threads)
     sparse.warm_up()
+    fused.warm_up()

@@ -139,7 +139,8 @@ def _offsets(counts: Tensor) -> Tensor:
 _listeners: list[Callable[[int], None]] = []
 
 
-def _count(macs: int) -> None:
+def tell_macs(macs: int) -> None:
+    """Tell those who count of a sparse product's multiply-accumulates."""
     for listen in _listeners:
         listen(macs)
 
@@ -164,7 +165,7 @@ class counting:  # noqa: N801  (reads as a verb: `with counting() as seen`)
 
 def spmm(a: CSR, b: Tensor) -> Tensor:
     """Multiply A [R, C] by B [C, H]; the gradient reaches B (A is data)."""
-    _count(a.nnz * b.shape[1])
+    tell_macs(a.nnz * b.shape[1])
     return cast(Tensor, _Spmm.apply(a, b))
 
 
@@ -176,7 +177,7 @@ def gather_spmm(a: CSR, rows: Tensor, b: Tensor, bias: Tensor | None = None) -> 
     """
     product = cast(Tensor, _GatherSpmm.apply(a, rows, b, bias))
     if _listeners:
-        _count(int((a.indptr[rows + 1] - a.indptr[rows]).sum()) * b.shape[1])
+        tell_macs(int((a.indptr[rows + 1] - a.indptr[rows]).sum()) * b.shape[1])
     return product
 
 
@@ -185,7 +186,7 @@ def weighted_spmm(a: CSR, values: Tensor, b: Tensor) -> Tensor:
 
     Shapes: values [nnz, heads], b [C, heads, D], result [R, heads, D]; gradients reach both.
     """
-    _count(a.nnz * b.shape[1] * b.shape[2])
+    tell_macs(a.nnz * b.shape[1] * b.shape[2])
     return cast(Tensor, _WeightedSpmm.apply(a, values, b))
 
 
@@ -213,7 +214,7 @@ def _product(a: CSR, b: Tensor) -> Tensor:
     if not _on_cpu(a, b):
         return _torch_csr(a, b) @ b
     out = torch.empty(a.shape[0], b.shape[1])
-    kernels.spmm_rows(*_arrays(a), _array(b), out.numpy())
+    kernels.spmm_rows(*arrays(a), array(b), out.numpy())
     return out
 
 
@@ -232,8 +233,8 @@ class _GatherSpmm(torch.autograd.Function):
             product = _torch_csr(a.rows(rows), b) @ b
             return product if bias is None else product + bias
         out = torch.empty(rows.numel(), b.shape[1])
-        first = np.zeros(b.shape[1], np.float32) if bias is None else _array(bias)
-        kernels.spmm_gather(*_arrays(a), rows.numpy(), _array(b), first, out.numpy())
+        first = np.zeros(b.shape[1], np.float32) if bias is None else array(bias)
+        kernels.spmm_gather(*arrays(a), rows.numpy(), array(b), first, out.numpy())
         return out
 
     @staticmethod
@@ -243,7 +244,7 @@ class _GatherSpmm(torch.autograd.Function):
             return None, None, _torch_csr(ctx.a.rows(ctx.rows).t, grad) @ grad, bias
         out = torch.zeros(ctx.size)
         kernels.spmm_scatter(
-            *_arrays(ctx.a), ctx.rows.numpy(), _array(grad), kernels.threads(), out.numpy()
+            *arrays(ctx.a), ctx.rows.numpy(), array(grad), kernels.threads(), out.numpy()
         )
         return None, None, out, bias
 
@@ -269,7 +270,7 @@ def _weighted(a: CSR, values: Tensor, b: Tensor) -> Tensor:
         zeros = b.new_zeros(a.shape[0], *b.shape[1:])
         return zeros.index_add(0, a.row_ids, messages)
     out = torch.empty(a.shape[0], *b.shape[1:])
-    kernels.spmm_heads(a.indptr.numpy(), a.indices.numpy(), _array(values), _array(b), out.numpy())
+    kernels.spmm_heads(a.indptr.numpy(), a.indices.numpy(), array(values), array(b), out.numpy())
     return out
 
 
@@ -278,66 +279,8 @@ def _sampled(a: CSR, left: Tensor, right: Tensor) -> Tensor:
     if not _on_cpu(a, left, right):
         return (left[a.row_ids] * right[a.indices.long()]).sum(-1)
     out = torch.empty(a.nnz, left.shape[1])
-    kernels.sddmm(a.indptr.numpy(), a.indices.numpy(), _array(left), _array(right), out.numpy())
+    kernels.sddmm(a.indptr.numpy(), a.indices.numpy(), array(left), array(right), out.numpy())
     return out
-
-
-def soft_label_divergence(logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
-    """Mean over rows of KL(teacher || softmax(logits)): one pass for the loss and its gradient.
-
-    Shapes: both [B, C]; the gradient reaches the logits.
-    """
-    if logits.device.type != "cpu" or logits.dtype != torch.float32:
-        student = torch.log_softmax(logits, dim=1)
-        return torch.nn.functional.kl_div(
-            student, teacher_log_probs, reduction="batchmean", log_target=True
-        )
-    return cast(Tensor, _SoftLabels.apply(logits, teacher_log_probs))
-
-
-class _SoftLabels(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
-        grad, losses = torch.empty(logits.shape), torch.empty(logits.shape[0])
-        kernels.soft_labels(_array(logits), _array(teacher_log_probs), losses.numpy(), grad.numpy())
-        ctx.save_for_backward(grad)
-        return losses.mean()
-
-    @staticmethod
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
-        (grad,) = ctx.saved_tensors
-        return grad * (above / grad.shape[0]), None
-
-
-def relu_dropout(h: Tensor, probability: float, training: bool) -> Tensor:
-    """ReLU, then dropout: one pass over h [n, H], and one more for the gradient.
-
-    On the CPU the mask is drawn by a counter-based generator seeded from torch's own.
-    """
-    if not training or not probability:
-        return h.relu()
-    if h.device.type != "cpu" or h.dtype != torch.float32 or h.dim() != 2:
-        return torch.dropout(h.relu(), probability, True)
-    return cast(Tensor, _ReluDropout.apply(h, probability))
-
-
-class _ReluDropout(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, probability: float) -> Tensor:
-        seed = np.uint32(int(torch.randint(2**32, (1,))))
-        keep_below = np.uint32(min(round((1.0 - probability) * 2**32), 2**32 - 1))
-        ctx.scale = np.float32(1.0 / (1.0 - probability))
-        out = torch.empty_like(h, memory_format=torch.contiguous_format)
-        kernels.relu_dropout(_array(h), keep_below, ctx.scale, seed, out.numpy())
-        ctx.save_for_backward(out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (out,) = ctx.saved_tensors
-        result = torch.empty_like(out)
-        kernels.relu_dropout_grad(out.numpy(), _array(grad), ctx.scale, result.numpy())
-        return result, None
 
 
 class _EdgeSoftmax(torch.autograd.Function):
@@ -345,7 +288,7 @@ class _EdgeSoftmax(torch.autograd.Function):
     def forward(ctx: Any, a: CSR, scores: Tensor) -> Tensor:
         if _on_cpu(a, scores):
             out = torch.empty_like(scores, memory_format=torch.contiguous_format)
-            kernels.softmax_rows(a.indptr.numpy(), _array(scores), out.numpy())
+            kernels.softmax_rows(a.indptr.numpy(), array(scores), out.numpy())
         else:
             index = a.row_ids.unsqueeze(-1).expand_as(scores)
             low = scores.new_full((a.shape[0], scores.shape[1]), -torch.inf)
@@ -361,27 +304,28 @@ class _EdgeSoftmax(torch.autograd.Function):
         (probs,) = ctx.saved_tensors
         if _on_cpu(ctx.a, grad):
             out = torch.empty_like(probs)
-            kernels.softmax_grad(ctx.a.indptr.numpy(), probs.numpy(), _array(grad), out.numpy())
+            kernels.softmax_grad(ctx.a.indptr.numpy(), probs.numpy(), array(grad), out.numpy())
             return None, out
         inner = probs * grad
         total = probs.new_zeros(ctx.a.shape[0], probs.shape[1]).index_add(0, ctx.a.row_ids, inner)
         return None, inner - probs * total[ctx.a.row_ids]
 
 
-def _arrays(a: CSR) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def arrays(a: CSR) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Look at a matrix on the CPU as arrays: offsets of rows, columns, values."""
     return a.indptr.numpy(), a.indices.numpy(), a.values.numpy()
 
 
-def _array(x: Tensor) -> np.ndarray:
+def array(x: Tensor) -> np.ndarray:
+    """Look at a CPU tensor as a contiguous array."""
     return cast(np.ndarray, x.detach().contiguous().numpy())
 
 
 def warm_up() -> None:
-    """Compile (or load) every kernel, so that no measurement or worker pays for it."""
+    """Compile (or load) the kernels, so that no measurement or worker pays for it."""
     a = CSR(torch.tensor([0, 1, 2]), torch.tensor([0, 1], dtype=torch.int32), torch.ones(2), (2, 2))
     b = torch.ones(2, 1, requires_grad=True)
     scores = torch.ones(2, 1, requires_grad=True)
     product = spmm(a, b).sum() + gather_spmm(a, torch.tensor([0]), b).sum()
     attention = weighted_spmm(a, edge_softmax(a, scores), b.unsqueeze(-1))
-    dropped = relu_dropout(b, 0.5, True).sum() + soft_label_divergence(b, torch.zeros(2, 1))
-    (product + attention.sum() + dropped).backward()
+    (product + attention.sum()).backward()

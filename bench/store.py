@@ -11,12 +11,8 @@ A cell's folder is written beside its place and renamed into it, so a killed run
 """
 
 import contextlib
-import functools
-import hashlib
 import json
 import logging
-import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -24,14 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.checked import CorruptError, host, process, read_checked, sha256, write_checked
+
 _log = logging.getLogger(__name__)
 
 STATUSES = ("ok", "diverged", "failed", "timeout", "skipped")
 DONE = ("ok", "skipped")  # the others run again
-
-
-class CorruptError(Exception):
-    """A row or an artefact does not match its checksum."""
 
 
 @dataclass
@@ -80,13 +74,13 @@ class Store:
             CorruptError: the row does not match its own checksum.
         """
         path = self.folder(key) / "row.json"
-        data = _read_checked(path)
+        data = read_checked(path)
         if data is None:
             return None
         if data.get("key") != key:
             raise CorruptError(f"{path} holds the row of another cell, {data.get('key')}")
         try:
-            data["cost"] = _read_checked(self.folder(key) / "cost.json") or {}
+            data["cost"] = read_checked(self.folder(key) / "cost.json") or {}
         except CorruptError as error:
             _log.warning(f"{error}; it is left out")
         try:
@@ -105,7 +99,7 @@ class Store:
     def heal(self, key: str) -> Row | None:
         """Return the row if it and all its files are sound; what is not is set aside."""
         try:
-            _read_checked(self.folder(key) / "cost.json")
+            read_checked(self.folder(key) / "cost.json")
         except CorruptError as error:  # it is measured again
             self.set_aside(key, str(error), "cost.json")
         row = self.read_or_set_aside(key)
@@ -135,7 +129,7 @@ class Store:
         path = self.folder(row.key) / name
         if not path.is_file():
             raise CorruptError(f"{path} is missing")
-        if _sha256(path.read_bytes()) != row.artefacts.get(name):
+        if sha256(path.read_bytes()) != row.artefacts.get(name):
             raise CorruptError(f"{path} does not match its checksum")
         return path
 
@@ -158,7 +152,7 @@ class Store:
     @contextlib.contextmanager
     def draft(self, key: str) -> Iterator[Path]:
         """Give a private folder for the artefacts of `key`; `write` publishes it."""
-        folder = self.root / "cells" / f".{key}-{_process()}"
+        folder = self.root / "cells" / f".{key}-{process()}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
@@ -170,12 +164,12 @@ class Store:
         """Publish a row with the artefacts in `draft`, replacing an older row of the same cell."""
         names = sorted(p.name for p in draft.iterdir() if p.name != "row.json")
         if row.cost:
-            _write_checked(draft / "cost.json", row.cost)
-        row.artefacts = {name: _sha256((draft / name).read_bytes()) for name in names}
+            write_checked(draft / "cost.json", row.cost)
+        row.artefacts = {name: sha256((draft / name).read_bytes()) for name in names}
         data = {k: v for k, v in row.__dict__.items() if k != "cost"}
-        _write_checked(draft / "row.json", data)
+        write_checked(draft / "row.json", data)
         place = self.folder(row.key)
-        older = place.with_name(f".old-{row.key}-{_process()}")
+        older = place.with_name(f".old-{row.key}-{process()}")
         for attempt in range(10):
             with contextlib.suppress(FileNotFoundError):
                 place.rename(older)
@@ -195,12 +189,12 @@ class Store:
             return
         del row.artefacts[name]
         data = {k: v for k, v in row.__dict__.items() if k != "cost"}
-        _write_checked(self.folder(row.key) / "row.json", data)
+        write_checked(self.folder(row.key) / "row.json", data)
         (self.folder(row.key) / name).unlink(missing_ok=True)
 
     def write_cost(self, key: str, cost: Mapping[str, Mapping[str, float]]) -> None:
         """Store the measured cost of a cell: variant -> {"latency_ms": ..., ...}."""
-        _write_checked(self.folder(key) / "cost.json", dict(cost))
+        write_checked(self.folder(key) / "cost.json", dict(cost))
 
     def set_aside(self, key: str, why: str, name: str = "") -> Path:
         """Move a cell's folder, or one file of it, to `corrupt/`, with the reason beside it."""
@@ -218,8 +212,8 @@ class Store:
         """Remove what dead runs of this host left half-written (a live process keeps its own)."""
         cells = self.root / "cells"
         for folder in cells.glob(".*-*") if cells.is_dir() else ():
-            pid, _, host = folder.name.rsplit("-", 1)[-1].partition("@")
-            if pid.isdigit() and host in ("", _host()) and not _is_written(folder, int(pid)):
+            pid, _, there = folder.name.rsplit("-", 1)[-1].partition("@")
+            if pid.isdigit() and there in ("", host()) and not _is_written(folder, int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     # -- sweeps ----------------------------------------------------------------------------
@@ -235,13 +229,13 @@ class Store:
         older = self.read_sweep(name)
         if older == json.loads(json.dumps(plan)):
             return False
-        _write_checked(path, plan)
+        write_checked(path, plan)
         return older is not None
 
     def read_sweep(self, name: str) -> dict[str, Any] | None:
         """Return what `write_sweep` stored; None where that is missing or corrupt."""
         try:
-            return _read_checked(self.root / "sweeps" / f"{name}.json")
+            return read_checked(self.root / "sweeps" / f"{name}.json")
         except CorruptError as error:
             _log.warning(f"{error}; running the sweep writes it again")
             return None
@@ -250,16 +244,6 @@ class Store:
         """Return the names of the sweeps run here."""
         folder = self.root / "sweeps"
         return sorted(p.stem for p in folder.glob("*.json")) if folder.is_dir() else []
-
-
-@functools.cache
-def _host() -> str:
-    """Name this host: a results folder may be shared by several."""
-    return _sha256(platform.node().encode())[:8]
-
-
-def _process() -> str:
-    return f"{os.getpid()}@{_host()}"
 
 
 def _is_written(folder: Path, pid: int) -> bool:
@@ -272,41 +256,3 @@ def _is_written(folder: Path, pid: int) -> bool:
         return running and process.create_time() <= folder.stat().st_mtime + 1.0
     except (psutil.NoSuchProcess, FileNotFoundError):
         return False
-
-
-# ---- checked files --------------------------------------------------------------------------
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _write_checked(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON that carries the sha256 of its own content, atomically; NaN becomes null."""
-    plain = json.loads(json.dumps(data), parse_constant=lambda _: None)
-    text = json.dumps({**plain, "sha256": _sha256(_canonical(plain))}, indent=1)
-    partial = path.with_name(f".{path.name}-{_process()}")
-    partial.write_text(text + "\n")
-    partial.replace(path)
-
-
-def _read_checked(path: Path) -> dict[str, Any] | None:
-    """Read what `_write_checked` wrote; None where there is no file.
-
-    Raises:
-        CorruptError: the content does not match its checksum.
-    """
-    try:
-        data = json.loads(path.read_bytes())
-        digest = data.pop("sha256")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CorruptError(f"{path} is not a whole record ({error})") from error
-    if digest != _sha256(_canonical(data)):
-        raise CorruptError(f"{path} does not match its checksum")
-    return data
-
-
-def _canonical(data: Any) -> bytes:
-    return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()

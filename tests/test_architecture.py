@@ -15,7 +15,17 @@ ROOT = Path(bench.__file__).parent
 # into roles and cells; `cost` is one since it measures a Method and its numbers go into a row.
 LAYERS: dict[str, list[str]] = {
     "facts": [
-        *("kernels", "sparse", "graph", "hparams", "metrics", "losses", "layers", "database"),
+        *(
+            "kernels",
+            "sparse",
+            "fused",
+            "graph",
+            "hparams",
+            "metrics",
+            "losses",
+            "layers",
+            "database",
+        ),
         *("data", "readers", "encodings", "reliability", "axes", "noise"),
         *("knowledge", "backbone"),
         *(
@@ -29,14 +39,24 @@ LAYERS: dict[str, list[str]] = {
         ),
     ],
     "contract": [
-        *("method", "train", "recipe", "stages", "progressive", "norm_student"),
+        *("method", "train", "recipe", "adversarial", "stages", "progressive", "norm_student"),
         *("kinds", "links"),
     ],
     "plug-ins": ["datasets", "teachers", "students"],
     "records": [
         *("cell", "registry", "protocol", "splits", "cost", "energy"),
         *("sweep", "sweep_file", "expand", "entry"),
-        *("results", "store", "place", "provenance", "stats", "tables", "published", "diagnose"),
+        *(
+            "results",
+            "store",
+            "checked",
+            "place",
+            "provenance",
+            "stats",
+            "tables",
+            "published",
+            "diagnose",
+        ),
         *("space", "tuning"),
     ],
     "reports": ["reports"],
@@ -66,11 +86,11 @@ LAYERS: dict[str, list[str]] = {
             "track_study",
             "track_trials",
         ),
-        *("launch_tune", "launch_energy"),
+        *("launch_track", "launch_tune", "launch_energy"),
     ],
     "edge": [
         *("bench", "__main__", "cli", "cli_look", "cli_run", "cli_tune", "cli_report"),
-        *("cli_options", "lookup", "listing", "listing_tune", "doctor", "progress"),
+        *("cli_options", "lookup", "listing", "listing_ls", "listing_tune", "doctor", "progress"),
     ],
 }
 PLUGINS = ("datasets", "teachers", "students")
@@ -96,8 +116,18 @@ OWNERS = {
 # Imported before any work is done: by `gkdbench --help`, listings, reports.
 WITHOUT_TORCH = [
     *("bench", "__main__", "cli", "cli_look", "cli_run", "cli_tune", "cli_report"),
-    *("cli_options", "lookup", "listing", "progress", "registry", "cell", "hparams"),
-    *("results", "store", "stats", "tables", "published", "metrics", "sweep_file", "reports"),
+    *("cli_options", "lookup", "listing", "listing_ls", "progress", "registry", "cell", "hparams"),
+    *(
+        "results",
+        "store",
+        "checked",
+        "stats",
+        "tables",
+        "published",
+        "metrics",
+        "sweep_file",
+        "reports",
+    ),
 ]
 
 

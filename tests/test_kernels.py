@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import kernels, sparse
+from bench import fused, kernels, sparse
 from tests import toys
 
 
@@ -18,7 +18,7 @@ def products(a) -> list[torch.Tensor]:
     heads = torch.randn(a.shape[1], 3, 5, requires_grad=True)
     scores = torch.randn(a.nnz, 3, requires_grad=True)
     rows = torch.tensor([5, 0, 5, 82, 7])
-    dropped = sparse.relu_dropout(b, 0.4, True)
+    dropped = fused.relu_dropout(b, 0.4, True)
     probs = sparse.edge_softmax(a, scores)
     results = [
         sparse.spmm(a, b),
@@ -26,7 +26,7 @@ def products(a) -> list[torch.Tensor]:
         dropped,
         probs,
         sparse.weighted_spmm(a, probs, heads),
-        sparse.soft_label_divergence(b, torch.zeros_like(b).log_softmax(1)),
+        fused.soft_label_divergence(b, torch.zeros_like(b).log_softmax(1)),
     ]
     sum((r * torch.randn_like(r)).sum() for r in results).backward()
     return [*(r.detach() for r in results), b.grad, heads.grad, scores.grad]

@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 import bench
-from bench import engine, launch, run
+from bench import engine, launch, launch_track, run
 from bench.engine import Plan
 from bench.expand import expand
 from bench.results import Row, Store
@@ -152,7 +152,7 @@ def test_a_report_is_written_anew_when_another_matrix_takes_the_name(sweep, plac
 @pytest.mark.slow
 def test_nothing_is_tracked_while_costs_are_measured(sweep, place, monkeypatch):
     threads = []
-    monkeypatch.setattr(launch, "TRACK_EVERY", 0.01)
+    monkeypatch.setattr(launch_track, "TRACK_EVERY", 0.01)
     monkeypatch.setattr(
         launch, "_measure", lambda *_: threads.extend(t.name for t in threading.enumerate())
     )
@@ -251,9 +251,9 @@ def test_fits_that_take_long_are_shown_while_they_run_and_taken_back_if_nobody_e
             calls.append(("drop", sorted(keep)))
 
     monkeypatch.setattr("bench.track.Tracker", Tracker)
-    monkeypatch.setattr(launch, "LIVE_EVERY", 0.01)
+    monkeypatch.setattr(launch_track, "LIVE_EVERY", 0.01)
     cells = expand(sweep, place.data)[:2]
-    live = launch._Tracking(place.store, sweep.name, None, cells)
+    live = launch_track.Tracking(place.store, sweep.name, None, cells)
     live._fits.after = 0.0
     for cell in cells:
         live.hear(engine.Report(cell.key, 4, 0.5))

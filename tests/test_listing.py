@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from bench import listing
+from bench import listing, listing_ls
 from bench.cell import Cell, Choice, Protocol
 from bench.launch import Outcome
 from bench.results import Row, Store
@@ -28,33 +28,33 @@ def outcome(*statuses: str) -> Outcome:
 
 
 def test_everything_is_listed_by_kind():
-    found = json.loads(listing.ls("all", "", "json", []))
-    assert list(found) == list(listing.KINDS)
+    found = json.loads(listing_ls.ls("all", "", "json", []))
+    assert list(found) == list(listing_ls.KINDS)
     assert "2,708 nodes, 10,556 stored edges, 1,433 features" in found["datasets"]["cora"]
     assert "gcn:kipf" in found["teachers"]["gcn"]
-    assert found["splits"] == listing.SPLITS
-    text = listing.ls("all", "", "text", [])
+    assert found["splits"] == listing_ls.SPLITS
+    text = listing_ls.ls("all", "", "text", [])
     assert all(f"\n{kind}\n" in f"\n{text}\n" for kind in found)
 
 
 def test_one_kind_may_be_named_in_the_singular():
-    assert listing.ls("student", "", "text", []) == listing.ls("students", "", "text", [])
+    assert listing_ls.ls("student", "", "text", []) == listing_ls.ls("students", "", "text", [])
 
 
 def test_a_method_shows_its_source_ranges_and_presets():
-    text = listing.ls("teachers", "gcn", "text", [])
+    text = listing_ls.ls("teachers", "gcn", "text", [])
     assert "Source: Kipf & Welling" in text
     assert "preset kipf" in text
-    facts = json.loads(listing.ls("teachers", "gcn:kipf", "json", []))
+    facts = json.loads(listing_ls.ls("teachers", "gcn:kipf", "json", []))
     lr = {"default": 0.01, "low": 1e-5, "high": 1.0, "log": True, "search": [0.001, 0.05]}
     assert facts["config"]["lr"] == lr
 
 
 def test_a_name_alone_is_found_among_all_kinds(tmp_path):
-    assert listing.ls("gcn", "", "text", []) == listing.ls("teachers", "gcn", "text", [])
-    assert "stochastic block model" in listing.ls("synthetic", "", "text", [])
+    assert listing_ls.ls("gcn", "", "text", []) == listing_ls.ls("teachers", "gcn", "text", [])
+    assert "stochastic block model" in listing_ls.ls("synthetic", "", "text", [])
     (tmp_path / "mine.yaml").write_text("# What it is for\nseeds: 1\n")
-    assert listing.ls("mine", "", "text", [tmp_path]) == "# What it is for\nseeds: 1"
+    assert listing_ls.ls("mine", "", "text", [tmp_path]) == "# What it is for\nseeds: 1"
 
 
 def test_sweeps_are_listed_with_their_first_comment_the_nearer_folder_first(tmp_path):
@@ -63,7 +63,7 @@ def test_sweeps_are_listed_with_their_first_comment_the_nearer_folder_first(tmp_
         (tmp_path / name / "a.yaml").write_text(f"# from {name}\n")
     (tmp_path / "far" / "b.yaml").write_text("seeds: 1\n")
     folders = [tmp_path / "near", tmp_path / "far", tmp_path / "none"]
-    assert json.loads(listing.ls("sweeps", "", "json", folders)) == {
+    assert json.loads(listing_ls.ls("sweeps", "", "json", folders)) == {
         "sweeps": {"a": "from near", "b": ""}
     }
 
@@ -82,12 +82,12 @@ def test_sweeps_are_listed_with_their_first_comment_the_nearer_folder_first(tmp_
 )
 def test_a_name_nobody_has_is_refused(kind, name, sentence):
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is compared)
-        listing.ls(kind, name, "text", [])
+        listing_ls.ls(kind, name, "text", [])
     assert str(caught.value).startswith(sentence)
 
 
 def test_long_texts_go_on_below_their_beginning():
-    text = listing.ls("settings", "", "text", [], width=60)
+    text = listing_ls.ls("settings", "", "text", [], width=60)
     assert max(map(len, text.splitlines())) <= 60
     assert "\n                unseen" in text or "\n                " in text
 

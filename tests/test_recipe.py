@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from bench import losses, recipe, reliability, train
+from bench import adversarial, losses, recipe, reliability, train
 from bench.graph import TeacherOutput
 from bench.layers import Linear
 from bench.method import Batch, Output, Step
@@ -255,7 +255,7 @@ def test_climbing_a_slope_goes_to_the_corner_and_no_further():
     start = torch.tensor([[0.0, 0.3, 0.1]])
 
     def climb(steps):
-        return recipe.worst_shift(lambda shift: (slope * shift).sum(), start, 0.4, steps)
+        return adversarial.worst_shift(lambda shift: (slope * shift).sum(), start, 0.4, steps)
 
     torch.testing.assert_close(climb(1), torch.tensor([[0.1, 0.2, 0.1]]))
     torch.testing.assert_close(climb(5), torch.tensor([[0.4, -0.2, 0.1]]))
@@ -264,14 +264,14 @@ def test_climbing_a_slope_goes_to_the_corner_and_no_further():
 
 def test_adversarial_features_stay_in_the_cube_and_raise_the_loss(task, monkeypatch):
     found = {}
-    worst = recipe.worst_shift
+    worst = adversarial.worst_shift
 
     def watch(objective, start, radius, steps):
         found.update(start=start, end=worst(objective, start, radius, steps))
         found.update(before=objective(start), after=objective(found["end"]))
         return found["end"]
 
-    monkeypatch.setattr(recipe, "worst_shift", watch)
+    monkeypatch.setattr(adversarial, "worst_shift", watch)
     model = make(adversarial_weight=0.5, adversarial_radius=0.2)
     batch = Batch(torch.arange(30))
     plain = make(adversarial_weight=0.0).loss(task, batch, step())

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from bench import train
+from bench.fused import relu_dropout
 from bench.hparams import TrainConfig
 from bench.method import Batch, DivergedError, Method, Output
-from bench.sparse import relu_dropout
 from tests import toys
 
 

@@ -35,11 +35,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from bench import losses, stages
+from bench.fused import relu_dropout
 from bench.graph import Graph, Task
 from bench.hparams import hp
 from bench.layers import MLPConfig, shuffled
 from bench.method import Batch, Method, Output, Step
-from bench.sparse import CSR, relu_dropout
+from bench.sparse import CSR
 
 FLOOR = 1e-16  # of a member's importance, as in the official code
 

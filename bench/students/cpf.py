@@ -27,11 +27,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from bench.fused import relu_dropout
 from bench.graph import Block, Graph, Task
 from bench.hparams import TrainConfig, hp
 from bench.layers import Linear
 from bench.method import Batch, Method, Output, Step
-from bench.sparse import edge_softmax, relu_dropout, weighted_spmm
+from bench.sparse import edge_softmax, weighted_spmm
 
 
 class CPF(Method):

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from bench import data, kernels, registry, run, sparse, train
+from bench import data, fused, kernels, registry, run, train
 from bench.cell import Protocol
 from bench.graph import Task, TeacherOutput
 from bench.mixture import Routing, dense_mixture, sparse_mixture
@@ -290,11 +290,11 @@ def compare_members(x: CSR, members: int, width: int, num_classes: int) -> None:
 
     def in_turn() -> None:
         for m in range(members):
-            (sparse.relu_dropout(spmm(x, first[m]), 0.5, True) @ last[m]).backward(up[m])
+            (fused.relu_dropout(spmm(x, first[m]), 0.5, True) @ last[m]).backward(up[m])
 
     def at_once() -> None:
         h = spmm(x, first.transpose(0, 1).reshape(x.shape[1], -1))
-        h = sparse.relu_dropout(h, 0.5, True).view(x.shape[0], members, width)
+        h = fused.relu_dropout(h, 0.5, True).view(x.shape[0], members, width)
         (h.transpose(0, 1) @ last).backward(up)
 
     found = _in_turn({"in_turn": in_turn, "at_once": at_once}, 7)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bench import losses, recipe, registry
+from bench import adversarial, losses, recipe, registry
 from bench.graph import TeacherOutput
 from bench.method import Batch, Step
 from bench.students.nosmog import NOSMOG
@@ -39,7 +39,7 @@ def test_a_batch_has_a_task_an_adversarial_and_a_similarity_term(task):
         return losses.soft_label_loss(model(own.replace(shift=shift)).logits, targets)
 
     start = torch.rand(16, 14, generator=step().generator) * 0.1 - 0.05
-    shift = recipe.worst_shift(moved, start, 0.05, 5)
+    shift = adversarial.worst_shift(moved, start, 0.05, 5)
     gram = recipe.gram_loss(model.similarity(hidden), task.teacher.hidden[nodes])
     plain = losses.soft_label_loss(logits, targets)
     torch.testing.assert_close(found, plain + 0.1 * moved(shift) + 0.1 * gram)
