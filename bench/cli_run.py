@@ -43,6 +43,7 @@ def prepare(names: tuple[str, ...], data: str | None) -> None:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None)
 @click.option("--dry-run", is_flag=True, help="Print the plan and what is done already.")
 @click.option("--tuned", is_flag=True, help="Add each student as `gkdbench tune` tuned it.")
+@click.option("--tuned-file", default=None, help="Add them from this file instead.")
 @click.option(
     "--energy",
     default="",
@@ -51,30 +52,47 @@ def prepare(names: tuple[str, ...], data: str | None) -> None:
 )
 @opt.running
 def run(sweep: str | None, overrides: tuple[str, ...], **options: Any) -> None:
-    r"""Run a SWEEP file, or the matrix of the options; `key=value` overrides.
+    """Run a SWEEP file, or the matrix of the options; `key=value` overrides.
 
     \b
     gkdbench run sweeps/quickstart.yaml
     gkdbench run sweeps/quickstart.yaml seeds=0-9 glnn.dropout=0.3
     gkdbench run -d cpf-cora --split random --setting production -t sage -s glnn,mlp --seeds 0-9
-    """
+    """  # noqa: D301  (click reads the \b itself)
     if sweep and "=" in sweep:
         overrides, sweep = (sweep, *overrides), None
     found = lookup.sweep_of(sweep, overrides, options)
     from bench.data import data_root
     from bench.expand import expand
 
-    tuned = _tuned(sweep, found.name) if options["tuned"] else []
-    _launch(found, expand(found, data_root(options["data"]), tuned), options)
+    tuned = _tuned(sweep, found.name, options)
+    cells = expand(found, data_root(options["data"]), tuned)
+    _tell_budgets(tuned, cells)
+    _launch(found, cells, options)
 
 
-def _tuned(sweep: str | None, name: str) -> list[Any]:
+def _tuned(sweep: str | None, name: str, options: dict[str, Any]) -> list[Any]:
     from bench.tuning import read_tuned
 
+    if options["tuned_file"]:
+        return read_tuned(Path(options["tuned_file"]))
+    if not options["tuned"]:
+        return []
     path = lookup.path_of(sweep) if sweep else None
     if path is None:
-        raise ValueError("--tuned needs a sweep file, beside which tuned/ lies")
+        raise ValueError("--tuned needs a sweep file, beside which tuned/ lies; or --tuned-file")
     return read_tuned(lookup.tuned_path(path, name))
+
+
+def _tell_budgets(tuned: list[Any], cells: list[Any]) -> None:
+    """Say so where the students of a run were not tuned with the same budget, or none was."""
+    groups = {cell.group for cell in cells}
+    budgets = {entry.student: entry.trials for entry in tuned if entry.where in groups}
+    if tuned and not budgets:
+        click.echo("warning: no student of this run was tuned", err=True)
+    if len(set(budgets.values())) > 1:
+        told = ", ".join(f"{student} {trials}" for student, trials in budgets.items())
+        click.echo(f"warning: the budgets of tuning differ, in trials: {told}", err=True)
 
 
 @click.command()

@@ -92,7 +92,7 @@ def answer(order: Order, teacher: tuple[Row, Files] | None) -> Answer:
         if teacher is not None:
             _keep(place.store, *teacher)
         taught_by = order.cell.teacher_cell
-        if taught_by and place.store.read_or_set_aside(taught_by.key) is None:
+        if taught_by and teacher is None and not _is_here(place.store, taught_by.key):
             return Answer(lacks_teacher=True)
     worker.log_event(order.engine, ("begun", order.task, worker.address))
     scores: list[tuple[int, float]] = []
@@ -228,5 +228,11 @@ def unpack(store: Store, row: Row, files: Files) -> Row:
 def _keep(store: Store, row: Row, files: Files) -> None:
     """Write a teacher that came along, unless it is here."""
     with _keeping:
-        if store.read_or_set_aside(row.key) is None:
+        if not _is_here(store, row.key):
             unpack(store, row, files)
+
+
+def _is_here(store: Store, key: str) -> bool:
+    """Whether a teacher was finished here; one that failed here may be fine elsewhere."""
+    row = store.read_or_set_aside(key)
+    return row is not None and row.done

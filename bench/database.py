@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -175,24 +176,52 @@ def is_of_database(error: BaseException) -> bool:
 class Claims:
     """Names that only one process at a time holds; they are free as soon as it is gone.
 
-    In PostgreSQL these are advisory locks of one connection; elsewhere every claim is granted.
+    In PostgreSQL these are advisory locks of one connection, with sqlite lock files beside the
+    database; elsewhere every claim is granted.
     """
 
     def __init__(self, url: str | None) -> None:
         self._connection = connect(url) if url and is_postgres(url) else None
+        self._file = _sqlite_file(url) if url else None
+        self._locks: list[Any] = []
 
     def take(self, name: str) -> bool:
         """Return whether the name was free, and is ours now."""
+        if self._file is not None:
+            return self._lock(self._file.with_name(f".{self._file.name}-{_number(name):x}.lock"))
         if self._connection is None:
             return True
         query = f"SELECT pg_try_advisory_lock({_number(name)})"
         return bool(self._connection.exec_driver_sql(query).scalar())
 
+    def _lock(self, path: Path) -> bool:
+        import filelock
+
+        lock = filelock.FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            return False
+        self._locks.append(lock)
+        return True
+
     def close(self) -> None:
         """Free all names."""
+        for lock in self._locks:
+            lock.release()
         if self._connection is not None:
             with contextlib.suppress(Exception):  # a server that is gone has freed them
                 self._connection.close()
+
+
+def _sqlite_file(url: str) -> Path | None:
+    """The file of a sqlite database; None for another one, or one in memory."""
+    from sqlalchemy.engine import make_url
+
+    found = make_url(url)
+    if found.get_backend_name() != "sqlite" or found.database in (None, "", ":memory:"):
+        return None
+    return Path(str(found.database)).absolute()
 
 
 def _has(connection: Any, table: str) -> bool:

@@ -74,7 +74,7 @@ class Engine:
         self.jobs: dict[str, Job] = {}  # by key: all that are not finished
         self.queue = Queue()
         self._blocked: dict[str, list[Job]] = collections.defaultdict(list)  # by teacher's key
-        self._settled: set[str] = set()  # teachers that need no run
+        self._settled: set[str] = set()  # teachers whose rows answer for good
         self._news: list[Event] = []
         self.place.store.sweep_out()
 
@@ -187,8 +187,9 @@ class Engine:
 
     def _finish(self, job: Job, row: Row) -> None:
         self._news.append(row)
-        self._settled.add(row.key)  # a failed one, too: its students tell so
-        self._release(job)
+        if row.done:
+            self._settled.add(row.key)
+        self._release(job)  # of a teacher that failed, too: its students tell so
 
     def _stopped(self, job: Job, seconds: float = 0.0) -> None:
         self._news.append(Stopped(job.cell.key, seconds))

@@ -14,7 +14,7 @@ from bench.entry import Entry
 from bench.hparams import resolve
 from bench.sweep import Sweep
 from bench.sweep_file import MistakeError
-from bench.tuning import Tuned
+from bench.tuning import Tuned, start_digest
 
 TUNED = " (tuned)"  # ends the label of a student with its tuned configuration
 
@@ -39,7 +39,7 @@ def expand(sweep: Sweep, data_root: Path, tuned: Sequence[Tuned] = ()) -> list[C
 def _cells(sweep: Sweep, data_root: Path, tuned: Sequence[Tuned]) -> Iterator[Cell]:
     _check_targets(sweep)
     for protocol in _protocols(sweep, data_root):
-        for teacher, student in _with_tuned(tuned, protocol, _pairs(sweep, protocol)):
+        for teacher, student in _with_tuned(sweep, tuned, protocol):
             for seed in sweep.seeds:
                 split_seed = seed if sweep.split_seed is None else sweep.split_seed
                 teacher_seed = seed if sweep.teacher_seed is None else sweep.teacher_seed
@@ -48,12 +48,12 @@ def _cells(sweep: Sweep, data_root: Path, tuned: Sequence[Tuned]) -> Iterator[Ce
 
 
 def _with_tuned(
-    tuned: Sequence[Tuned],
-    protocol: Protocol,
-    pairs: Iterable[tuple[Choice | None, Choice | None]],
+    sweep: Sweep, tuned: Sequence[Tuned], protocol: Protocol
 ) -> Iterator[tuple[Choice | None, Choice | None]]:
-    """Put a student with its tuned configuration after itself."""
+    """Put a student with its tuned configuration after itself, unless it is there already."""
     found = {entry.where: entry for entry in tuned}
+    pairs = list(_pairs(sweep, protocol))
+    there = [(teacher, s.name, s.config) for teacher, s in pairs if s]
     for teacher, student in pairs:
         yield teacher, student
         if student is None:
@@ -61,15 +61,33 @@ def _with_tuned(
         label = teacher.label if teacher else ""
         where = (protocol.dataset, protocol.shown_split, protocol.setting, label, student.label)
         entry = found.get(where)
-        if entry is None or all(student.config.get(k) == v for k, v in entry.config.items()):
+        if entry is None:
             continue
+        _check_tuned(sweep, entry, student)
         owner = f"tuned student '{student.label}'"
         kind = registry.load_method("student", student.name).Config
         config = vars(resolve(kind, owner, {**student.config, **entry.config}))
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+        if (teacher, student.name, plain) in there:
+            continue
+        there.append((teacher, student.name, plain))
         changed = ", ".join(sorted(k for k in plain if plain[k] != student.config[k]))
         taught = _knowledge("student", student.name, plain)
         yield teacher, Choice(student.label + TUNED, student.name, plain, changed, taught)
+
+
+def _check_tuned(sweep: Sweep, entry: Tuned, student: Choice) -> None:
+    """Refuse values that were found on seeds that are reported, or for another configuration."""
+    both = sorted(set(entry.seeds) & set(sweep.seeds))
+    if both:
+        raise ValueError(
+            f"seed {both[0]} is reported, and '{student.label}' was tuned on it; report others"
+        )
+    if entry.start and entry.start != start_digest(student.config):
+        raise ValueError(
+            f"'{student.label}' was tuned from another configuration than it has here; tune it "
+            "again with this one, or leave out what was changed"
+        )
 
 
 def _check_targets(sweep: Sweep) -> None:

@@ -21,10 +21,12 @@ from bench.results import CorruptError, Row
 from bench.storage import Storage
 from bench.study import Study, Trial
 from bench.sweep import Sweep
-from bench.tuning import WHERE, Tuned, replace_text, study_id
+from bench.tuning import WHERE, Tuned, replace_text, start_digest, study_id
 
 if TYPE_CHECKING:
     from bench.run import Place
+
+DIGITS = 9  # of val accuracies that are compared
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Running:
     config: dict[str, Any]
     rows: dict[int, Row] = field(default_factory=dict)  # seed -> row
     given: set[int] = field(default_factory=set)  # seeds whose cells were submitted
+    again: set[int] = field(default_factory=set)  # those submitted anew after they were lost
     heard: int = 0  # fits that came
     pruned: bool = False
     reason: str = ""  # why it failed
@@ -77,7 +80,10 @@ class Hunt:
         for origin, config in self.starts.items():
             self.study.enqueue(origin, self._params_of(config))
         self.running = [self._begun(t) for t in self.study.interrupted(self.base)]
-        self.skipped = ""
+        if self.running:  # a batch that was not wholly asked for: before any of it is told
+            self.running += [self._begun(t) for t in self.study.rest(self.base)]
+        self.skipped = ""  # why no trial can ever be run
+        self.broken = ""  # why none can be run now
 
     @property
     def where(self) -> tuple[str, ...]:
@@ -109,18 +115,17 @@ class Hunt:
 
     def refill(self) -> None:
         """Ask for the next batch where the last one is told."""
-        if not self.running and not self.skipped:
+        if not self.running and not self.skipped and not self.broken:
             self.running = [self._begun(t) for t in self.study.ask(self.base)]
 
     def _begun(self, trial: Trial) -> Running:
         base = self.starts.get(trial.origin, self.base)
-        pruned = self.study.prunes(trial)
-        seconds = trial.seconds if pruned else 0.0  # else its cells come again
-        return Running(trial, {**base, **trial.params}, pruned=pruned, seconds=seconds)
+        seconds = trial.seconds if trial.pruned else 0.0  # else its cells come again
+        return Running(trial, {**base, **trial.params}, pruned=trial.pruned, seconds=seconds)
 
     def cells(self) -> Iterator[tuple[Cell, Running, int]]:
         """Yield the cells to submit now: all seeds, or those that pruning leaves for later."""
-        for running in self.running:
+        for running in self.running if not self.broken else ():
             if running.decided(self.tuning.seeds):
                 continue
             for seed in self._due(running):
@@ -158,8 +163,16 @@ class Hunt:
         running.pruned = running.pruned or self.study.report(running.trial, epoch, value)
         return not running.pruned
 
-    def take(self, running: Running, seed: int, event: Row | Stopped) -> None:
-        """Take what became of a cell."""
+    def take(self, running: Running, seed: int, event: Row | Stopped) -> bool:
+        """Take what became of a cell; return whether that was an answer, else it runs again."""
+        if isinstance(event, Row) and not running.pruned and not self._answers(event):
+            if seed not in running.again and not self.skipped:
+                running.again.add(seed)
+                running.given.discard(seed)
+                return False
+            self.broken = "" if event.lost else event.reason  # its teacher's doing
+        if self.broken:  # the trial stays as it is: the same command goes on with it
+            return False
         running.heard += 1
         if isinstance(event, Stopped):
             running.pruned = True
@@ -169,9 +182,24 @@ class Hunt:
             self._take_row(running, seed, event)
         if running.pruned:
             self.study.spend(running.trial, running.seconds)
+        return True
+
+    def _answers(self, row: Row) -> bool:
+        """Whether a row says something about its configuration.
+
+        A worker that died does not at first (the second time the cell is too large for it, it
+        seems), and a teacher that failed never does.
+        """
+        if row.status != "failed" or not row.teacher_key:
+            return not row.lost
+        teacher = self.place.store.read_or_set_aside(row.teacher_key)
+        if teacher is not None and teacher.status in ("skipped", "diverged"):
+            self.skipped = row.reason
+        return not row.lost and teacher is not None and teacher.status == "ok"
 
     def _take_row(self, running: Running, seed: int, row: Row) -> None:
         if running.pruned:  # it was faster than the word to stop
+            self._drop_weights(row)
             return
         if row.status == "skipped":
             self.skipped = row.reason
@@ -186,7 +214,8 @@ class Hunt:
     @property
     def batch_ended(self) -> bool:
         """Whether all running trials have all they need."""
-        return bool(self.running) and all(r.ended(self.tuning.seeds) for r in self.running)
+        seeds, able = self.tuning.seeds, bool(self.running) and not self.broken
+        return able and all(running.ended(seeds) for running in self.running)
 
     def tell(self) -> list[Running]:
         """Tell the batch, in order, and let go of the weights; return it."""
@@ -198,16 +227,22 @@ class Hunt:
         for running, found in zip(batch, values, strict=True):
             self.study.tell(running.trial, found, self._facts(running))
             for row in running.rows.values():
-                with contextlib.suppress(CorruptError, OSError):
-                    self.place.store.drop(row, "weights.pt")
+                self._drop_weights(row)
         return batch
 
+    def _drop_weights(self, row: Row) -> None:
+        with contextlib.suppress(CorruptError, OSError):
+            self.place.store.drop(row, "weights.pt")
+
     def _values(self, running: Running) -> list[float] | None:
-        """The objectives of a whole trial, means over its seeds."""
+        """The objectives of a whole trial, means over its seeds.
+
+        Val accuracy is rounded, so that means of as many right nodes are equal.
+        """
         if running.pruned or running.reason:
             return None
         rows = list(running.rows.values())
-        values = [statistics.fmean(_val(row) for row in rows)]
+        values = [round(statistics.fmean(_val(row) for row in rows), DIGITS)]
         for objective in self.tuning.objectives[1:]:
             values.append(statistics.fmean(self._cost(row, objective) for row in rows))
         return values
@@ -248,13 +283,15 @@ class Hunt:
         whole = [r for r in records if r["state"] == "complete"]
         if not whole:
             return None
-        best = min(whole, key=lambda r: (-r["val_accuracy"], r["size"], r["number"]))
+        best = min(whole, key=lambda r: (-round(r["val_accuracy"], DIGITS), r["size"], r["number"]))
         default = [r["val_accuracy"] for r in whole if r["origin"] == "default"]
         entry = self.asked.student.config
         changed = {k: v for k, v in best["config"].items() if v != entry[k]}
         return Tuned(
             **dict(zip(WHERE, self.where, strict=True)),
             study=self.id,
+            start=start_digest(entry),
+            seeds=list(self.tuning.seeds),
             trials=len(records),
             pruned=sum(r["state"] == "pruned" for r in records),
             failed=sum(r["state"] == "failed" for r in records),

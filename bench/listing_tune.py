@@ -21,7 +21,9 @@ def search_space(name: str, style: str) -> str:
     """Tell what tuning tries for a student, `name` or `name:preset`; see also `ls space`."""
     method = registry.load_method("student", name.partition(":")[0])
     default = registry.configure("student", name, {}, {})
-    found = space.space(method.Config, f"student '{name}'")
+    owner = f"student '{name}'"
+    able = space.space(method.Config, owner, None, _starts(name.partition(":")[0]))
+    found = {n: d for n, d in space.space(method.Config, owner).items() if n in able}
     if style == "json":
         return json.dumps({d.name: d.asked() for d in found.values()}, indent=1)
     lines = [
@@ -35,6 +37,16 @@ def search_space(name: str, style: str) -> str:
         + f"tune: {{space: {{{name.partition(':')[0]}: {{lr: [0.001, 0.01]}}}}}}"
         + f"\nNot searched unless opened: {', '.join(others)}"
     )
+
+
+def _starts(name: str) -> list[dict[str, Any]]:
+    """Return where a search may start, on any dataset: the defaults and the presets."""
+    default = registry.configure("student", name, {}, {})
+    found = [default]
+    for preset in registry.presets("student", name).values():
+        config = {**default, **preset.get("config", {})}
+        found += [config, *({**config, **entry["set"]} for entry in preset.get("when", ()))]
+    return found
 
 
 def plan(sweep: "Sweep", asked: Iterable["Search"]) -> str:
@@ -79,7 +91,7 @@ def closing(outcome: "TuneOutcome", command: str, tuned_file: Path | None) -> st
         counts = (str(one.trials), str(one.pruned), str(one.failed))
         scores = (_percent(default), _percent(one.val_accuracy), gain)
         lines.append((place, one.student, *counts, duration(one.seconds), *scores))
-    text = [_columns(lines)] if outcome.found else ["no trial was completed"]
+    text = [_columns(lines)] if outcome.found else ["no search was completed"]
     text += [f"{name} is skipped: {why}" for name, why in outcome.skipped.items()]
     if outcome.trials:
         each = 1000 * outcome.driver_seconds / outcome.trials

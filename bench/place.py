@@ -13,6 +13,7 @@ class Place:
     results: Path
     data: Path
     threads: int = 1
+    macs: bool = False  # whether fits of a search, which compute no test metric, count them too
 
     @property
     def store(self) -> Store:

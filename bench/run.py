@@ -119,7 +119,7 @@ def _answer(
         log = method.fit(task)
     with _timing(row, "evaluate"):
         evaluate(cell, place.store, row, draft, exam, method)
-    if cell.evaluate_test:  # what tuning asks of a fit's cost it measures itself
+    if cell.evaluate_test or place.macs:
         with _timing(row, "count"), contextlib.suppress(Exception):  # `measure` says what is wrong
             row.cost = _counted(method, exam, cell.device)
     row.fit = {"epochs": len(log.history["epoch"]), "best_epoch": log.best_epoch, **memory}

@@ -54,6 +54,11 @@ class Row:
         """Whether this row answers its cell for good."""
         return self.status in DONE
 
+    @property
+    def lost(self) -> bool:
+        """Whether the worker ended before the cell did, which says nothing about the cell."""
+        return self.status == "failed" and not self.seconds
+
 
 class Store:
     """A results folder."""

@@ -7,6 +7,8 @@ keep that promise.)
 """
 
 import contextlib
+import math
+import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +33,8 @@ class Trial:
     params: dict[str, Any]
     handle: Any = field(repr=False, default=None)  # Optuna's
     steps: dict[int, float] = field(default_factory=dict)  # reported so far
-    seconds: float = 0.0  # of fitting; known of one that was pruned before its driver ended
+    pruned: bool = False  # before its driver ended
+    seconds: float = 0.0  # of fitting; known of one that was pruned
 
 
 class Study:
@@ -95,8 +98,6 @@ class Study:
                 return samplers.QMCSampler(
                     seed=fixed, scramble=True, warn_asynchronous_seeding=False, **quiet
                 )
-            if kind == "grid":
-                return samplers.GridSampler({d.name: _grid(d) for d in self.space}, seed=fixed)
             return samplers.RandomSampler(seed=seed)
 
     # -- asking and telling ----------------------------------------------------------------
@@ -108,17 +109,60 @@ class Study:
             self._study.enqueue_trial(dict(params), user_attrs={"origin": origin})
 
     def ask(self, config: Mapping[str, Any]) -> list[Trial]:
-        """Ask for the rest of a batch; `config` says which dimensions apply where a trial starts.
+        """Ask for a batch; `config` says which dimensions apply where a trial starts.
 
         Batches end at multiples of `tuning.batch`, and with the budget; an empty one ends a search.
         """
         asked = self.asked
-        room = min(self.tuning.batch - asked % self.tuning.batch, self.tuning.trials - asked)
+        room = min(self.tuning.batch - asked % self.tuning.batch, self.budget - asked)
         trials = []
         for number in range(asked, asked + room):
             self._study.sampler = self._sampler(number)
+            if self.tuning.sampler == "grid":
+                self._place_on_grid(number)
             trials.append(self._asked(self._study.ask(), config))
         return trials
+
+    def rest(self, config: Mapping[str, Any]) -> list[Trial]:
+        """Ask for what is missing of a batch that was begun."""
+        return self.ask(config) if self.asked % self.tuning.batch else []
+
+    @property
+    def budget(self) -> int:
+        """The number of trials of a whole search: a grid may have fewer points than are asked."""
+        if self.tuning.sampler != "grid":
+            return self.tuning.trials
+        return min(self.tuning.trials, self._starts + math.prod(self._axes))
+
+    @property
+    def _starts(self) -> int:
+        """The number of trials that the search began with: defaults and presets."""
+        trials = self._study.get_trials(deepcopy=False)
+        return sum(bool(t.user_attrs.get("origin")) for t in trials)
+
+    @property
+    def _axes(self) -> list[int]:
+        return [len(_grid(dimension)) for dimension in self.space]
+
+    def _place_on_grid(self, number: int) -> None:
+        """Put the next point of the grid, in an order drawn once, at the head of the search.
+
+        Optuna's own GridSampler ends a study from within `tell`, and knows no trials beside its
+        own.
+        """
+        place = number - self._starts
+        waiting = _optuna().trial.TrialState.WAITING
+        if place < 0 or self._study.get_trials(deepcopy=False, states=(waiting,)):
+            return
+        points, most = math.prod(self._axes), 100_000  # of the order; a search has no more trials
+        order = random.Random(derive_seed(self.seed, "study")).sample(
+            range(points), min(points, most)
+        )
+        values, index = {}, order[place]
+        for dimension, size in zip(self.space, self._axes, strict=True):
+            index, step = divmod(index, size)
+            values[dimension.name] = _grid(dimension)[step]
+        self._study.enqueue_trial(values)
 
     @property
     def asked(self) -> int:
@@ -147,6 +191,7 @@ class Study:
             self._study.sampler = self._sampler(frozen.number)
             trial = self._asked(optuna.trial.Trial(self._study, frozen._trial_id), config)
             trial.steps = dict(frozen.intermediate_values)
+            trial.pruned = frozen.user_attrs.get("pruned", False)
             trial.seconds = frozen.user_attrs.get("seconds", 0.0)
             trials.append(trial)
         return trials
@@ -155,17 +200,17 @@ class Study:
         """Take a value of a running trial; return whether the trial is to be pruned."""
         if self.tuning.pruning == "none":
             return False
-        if step not in trial.steps:
-            trial.steps[step] = value
-            trial.handle.report(value, step)
-        return self.prunes(trial)
-
-    def prunes(self, trial: Trial) -> bool:
-        """Whether what was reported of a trial so far is too bad to go on."""
-        if not trial.steps or trial.origin == "default":  # which must be there to compare with
+        if step in trial.steps:  # judged before its driver ended; by now the pruner knows more
+            return trial.pruned
+        trial.steps[step] = value
+        trial.handle.report(value, step)
+        if trial.origin == "default":  # which must be there to compare with
             return False
         with _quiet():  # of steps that the best trial does not have
-            return bool(trial.handle.should_prune())
+            trial.pruned = bool(trial.handle.should_prune())
+        if trial.pruned:
+            trial.handle.set_user_attr("pruned", True)
+        return trial.pruned
 
     def spend(self, trial: Trial, seconds: float) -> None:
         """Note what a pruned trial took so far: a fit that was stopped leaves no row to read it."""

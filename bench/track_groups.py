@@ -26,6 +26,7 @@ class Told(NamedTuple):
     reason: str
     end: int  # milliseconds
     numbers: Mapping[str, float]
+    commit: str
 
 
 def adopt(
@@ -103,6 +104,10 @@ def _finish(
     at = int(time.time() * 1000) if before else end
     metrics = [Metric(k, v, at, 0) for k, v in numbers.items() if before.get(k) != v]
     tags = [RunTag("mlflow.note.content", note), RunTag("gkdbench.record", record)]
+    commits = sorted({t.commit for t in told if t.commit})
+    if commits:
+        one = commits[0] if len(commits) == 1 else "several"
+        tags += [RunTag(name, one) for name in ("gkdbench.git_commit", "mlflow.source.git.commit")]
     if parent is None or (parent.info.status, parent.info.end_time) != (status, end):
         client.set_terminated(run_id, status, end)
     client.log_batch(run_id, metrics, tags=tags)  # MLflow writes the tags last: all is there then
@@ -116,8 +121,9 @@ def _told(client: Any, store: Store, key: str, child: Child, cells: Mapping[str,
         entry = Entry(row, cells.get(key) or from_data(row.cell), store.folder(key))
         if entry.digest == child.row:
             name, end = content.run_name(entry.cell), entry.times[1]
-            return Told(name, row.status, row.reason, end, content.metrics(row))
+            commit = str(row.ran.get("git_commit") or "")
+            return Told(name, row.status, row.reason, end, content.metrics(row), commit)
     run = client.get_run(child.run_id)
     tags, info = run.data.tags, run.info
-    reason = tags.get("gkdbench.reason", "")
-    return Told(info.run_name, tags["gkdbench.status"], reason, info.end_time, run.data.metrics)
+    told = (tags["gkdbench.status"], tags.get("gkdbench.reason", ""), info.end_time)
+    return Told(info.run_name, *told, run.data.metrics, tags.get("gkdbench.git_commit", ""))

@@ -15,7 +15,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +122,11 @@ def tune(
         ValueError: the sweep has no `tune`, another process tunes it, or the database is away.
     """
     tuning = require(sweep)
+    place = replace(place, macs="macs" in tuning.objectives)
     outcome = TuneOutcome()
     with _alone(place.store, sweep.name), Storage(storage) as kept, kept.guarded():
         hunts = [Hunt(asked, sweep, place, kept) for asked in searches(sweep, data_root)]
-        trials = sum(max(tuning.trials - h.study.finished, 0) for h in hunts)
+        trials = sum(max(h.study.budget - h.study.finished, 0) for h in hunts)
         try:
             fits = _search(hunts, place, plan, outcome, engine, on_trials)
             with contextlib.closing(fits):  # an interrupt ends the workers now
@@ -212,9 +213,7 @@ def _route(event: engines.Event, waiting: Waiting) -> int:
     if isinstance(event, engines.Report):
         return 0  # `decide` has heard it
     waiters = waiting.pop(event.key, [])
-    for hunt, running, seed in waiters:
-        hunt.take(running, seed, event)
-    return len(waiters)
+    return sum([hunt.take(running, seed, event) for hunt, running, seed in waiters])
 
 
 def _conclude(
@@ -225,11 +224,13 @@ def _conclude(
         if hunt.skipped:
             outcome.skipped[hunt.name] = hunt.skipped
             continue
+        if hunt.broken:
+            outcome.warnings.append(f"{hunt.name} waits: {hunt.broken}; the same command goes on")
         records = hunt.study.records()
         chosen = hunt.chosen(records)
         outcome.records[hunt.id] = records
         outcome.files += hunt.write(records, chosen)
-        if chosen:
+        if chosen and len(records) >= hunt.study.budget:  # else its budget was not that of others
             outcome.found.append(chosen)
     path = place.results / "tuning" / f"{sweep.name}.json"
     content = {"sweep": sweep.name, "studies": list(outcome.records)}

@@ -67,6 +67,10 @@ class Tuning(BaseModel):
             raise MistakeError(
                 f"pruner '{self.pruner}' needs one objective, and there are two; use none", "pruner"
             )
+        if len(self.objectives) > 1 and self.sampler == "cmaes":
+            raise MistakeError(
+                "sampler 'cmaes' searches for one objective, and there are two; use tpe", "sampler"
+            )
         if self.pruner == "wilcoxon" and 0.5 ** (len(self.seeds) - 1) >= self.prune_p:
             raise MistakeError(
                 f"pruner 'wilcoxon' could never stop a trial of {len(self.seeds)} seeds at "
@@ -112,6 +116,8 @@ class Tuned(BaseModel):
     teacher: str
     student: str  # its label
     study: str  # its id
+    start: str = ""  # `start_digest` of the student's entry in the sweep
+    seeds: list[int] = Field(default_factory=list)  # that it was tuned on
     trials: int
     pruned: int = 0
     failed: int = 0
@@ -125,6 +131,12 @@ class Tuned(BaseModel):
     def where(self) -> tuple[str, ...]:
         """The group it belongs to, as `Cell.group`."""
         return (self.dataset, self.split, self.setting, self.teacher, self.student)
+
+
+def start_digest(config: Mapping[str, Any]) -> str:
+    """Return 8 hex digits of the configuration that a student had before it was tuned."""
+    text = json.dumps(dict(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def write_tuned(path: Path, found: Iterable[Tuned]) -> None:

@@ -115,6 +115,9 @@ def test_a_dry_run_lists_nothing_that_a_pin_switches_off(tmp_path, monkeypatch):
         (["tune", "small.yaml", "--storage", "nosql://x"], "the storage nosql://x cannot be used"),
         (["run", "small.yaml", "--tuned"], "`gkdbench tune` writes it"),
         (["run", "-d", DATA, "-s", "mlp", "--tuned"], "--tuned needs a sweep file"),
+        (["run", "small.yaml", "--tuned-file", "no.yaml"], "there is no no.yaml"),
+        (["tune", "small.yaml", "device=cuda"], "torch finds no GPU here"),
+        (["tune", "small.yaml", "device=cuda", "--engine", "dask"], "needs the address of its sch"),
         (["ls", "space", "glmn"], "unknown student 'glmn'; did you mean 'glnn'?"),
     ],
 )
@@ -128,8 +131,43 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, argume
     assert "Traceback" not in result.output
 
 
+def test_the_next_command_is_that_of_this_search(tuned, tmp_path, monkeypatch):
+    folder, _ = tuned
+    monkeypatch.chdir(folder)
+    out = str(tmp_path / "won.yaml")
+    options = ["--no-track", "--jobs", "1", "--results", str(tmp_path / "rows")]
+    text = gkdbench("tune", "small.yaml", "tune.trials=1", "seeds=3", "--out", out, *options).output
+    command = text.partition("Next: ")[2].splitlines()[0]
+    assert command == (
+        f"gkdbench run small.yaml seeds=3 --tuned-file {out} --results {tmp_path / 'rows'}"
+    )
+    result = gkdbench(*command.split()[1:], "--no-track", "--jobs", "1")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_run_says_so_where_budgets_differ_and_where_nothing_was_tuned(tuned, monkeypatch):
+    folder, _ = tuned
+    monkeypatch.chdir(folder)
+    content = yaml.safe_load((folder / "tuned" / "small.yaml").read_text())
+    (entry,) = content["tuned"]
+    other = {**entry, "student": "mlp", "teacher": "", "trials": 9, "start": ""}
+    (folder / "two.yaml").write_text(yaml.safe_dump({"tuned": [entry, other]}))
+    shown = gkdbench(
+        "run", "small.yaml", "students=glnn,mlp", "--tuned-file", "two.yaml", "--dry-run"
+    )
+    assert "warning: the budgets of tuning differ, in trials: glnn 4, mlp 9" in shown.output
+    shown = gkdbench("run", "small.yaml", "students=krd", "--tuned", "--dry-run")
+    assert "warning: no student of this run was tuned" in shown.output
+    shown = gkdbench("run", "small.yaml", "--tuned", "--dry-run")
+    assert "warning" not in shown.output
+
+
 def test_the_space_of_a_student_is_printed_and_is_data():
     assert "adversarial_weight is on" in gkdbench("ls", "space", "nosmog").output
+    assert "reliable_sampling is on" in gkdbench("ls", "space", "krd").output
+    table = gkdbench("ls", "space", "progmlp").output.partition("A sweep can")[0]
+    assert "num_stages" in table
+    assert "reliab" not in table  # no preset switches that on
     space = json.loads(gkdbench("ls", "space", "rbm", "--format", "json").output)
     assert space["num_experts"] == {
         "name": "num_experts", "whole": True, "low": 2, "high": 8, "log": False, "values": [],

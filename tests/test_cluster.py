@@ -18,7 +18,7 @@ from bench import cluster_client, cluster_worker
 from bench.cluster_worker import Answer, Order
 from bench.engine import Plan, Report, Stopped, open_engine, run_cells
 from bench.results import CorruptError
-from bench.run import Place
+from bench.run import Place, record_failure
 from tests import outside
 from tests.cells import cell_of, cells_of, drained, result
 
@@ -372,6 +372,18 @@ def test_a_worker_that_cannot_answer_says_why(tmp_path):
     order = replace(order, version=bench.__version__, data=(tmp_path / "cora.x",))
     with pytest.raises(FileNotFoundError, match=r"does not see .*cora\.x; give --data a folder th"):
         cluster_worker._check(order)
+
+
+def test_a_teacher_that_failed_here_is_not_here(place, tmp_path):
+    cell = cell_of("teachers=gcn", "students=mlp,glnn").teacher_cell
+    (row,) = run_cells([cell], place, Plan(1, 1))
+    there = Place(tmp_path / "there", tmp_path)
+    assert not cluster_worker._is_here(there.store, cell.key)
+    record_failure(cell, there, "failed", "its worker was ended by SIGKILL")
+    assert not cluster_worker._is_here(there.store, cell.key)
+    cluster_worker._keep(there.store, *cluster_worker.pack(place.store, row.key))
+    assert there.store.read(cell.key) == place.store.read(cell.key)
+    assert cluster_worker._is_here(there.store, cell.key)
 
 
 def test_artefacts_that_change_on_their_way_are_refused(place, tmp_path):

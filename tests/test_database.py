@@ -49,6 +49,21 @@ def test_the_driver_is_named_where_the_url_leaves_it_open():
         assert resolved(url) == url
 
 
+def test_one_driver_at_a_time_has_a_study_of_a_sqlite_file(tmp_path):
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    one, two = Storage(url), Storage(url)
+    one.of("a", tmp_path)
+    with pytest.raises(DatabaseError, match=r"the study a in sqlite.* by another process"):
+        two.of("a", tmp_path)
+    two.of("b", tmp_path)
+    one.__exit__()
+    two.of("a", tmp_path)
+    two.__exit__()
+    memory = Storage("sqlite://")
+    assert memory.of("a", tmp_path) is not None
+    memory.__exit__()
+
+
 def test_postgresql_is_told_from_others():
     for url in ("postgres://h/db", "postgresql://h/db", "postgresql+psycopg://h/db"):
         assert database.is_postgres(url)

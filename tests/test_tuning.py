@@ -7,7 +7,7 @@ import yaml
 
 from bench.expand import expand
 from bench.sweep import make, read
-from bench.tuning import Tuned, Tuning, read_tuned, write_tuned
+from bench.tuning import Tuned, Tuning, read_tuned, start_digest, write_tuned
 
 DATA = "synthetic:nodes=200,degree=6,classes=3"
 
@@ -39,6 +39,7 @@ def test_the_tuning_seeds_are_apart_from_the_reported_ones_by_default():
         ({"objectives": ["macs"]}, "the first objective is macs; it must be val_accuracy"),
         ({"objectives": "val_accuracy,val_accuracy"}, "val_accuracy stands twice in objectives"),
         ({"objectives": "val_accuracy,macs", "pruner": "median"}, "needs one objective"),
+        ({"objectives": "val_accuracy,macs", "sampler": "cmaes"}, "'cmaes' searches for one obje"),
         ({"pruner": "wilcoxon"}, "could never stop a trial of 3 seeds"),
     ],
 )
@@ -106,6 +107,34 @@ def test_defaults_that_won_are_not_run_twice(tmp_path):
     plain = expand(sweep(), tmp_path)
     default = next(c.student.config for c in plain if c.student and c.student.name == "glnn")
     assert expand(sweep(), tmp_path, [won(config={"lr": default["lr"]})]) == plain
+
+
+def default_of(name, folder):
+    return next(
+        c.student.config for c in expand(sweep(), folder) if c.student and c.student.name == name
+    )
+
+
+def test_values_found_on_a_reported_seed_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="seed 4 is reported, and 'glnn' was tuned on it"):
+        expand(sweep(), tmp_path, [won(seeds=[4, 1000])])
+
+
+def test_values_found_for_another_configuration_are_refused(tmp_path):
+    config = default_of("glnn", tmp_path)
+    entry = won(start=start_digest(config))
+    assert len(expand(sweep(), tmp_path, [entry])) == len(expand(sweep(), tmp_path)) + 10
+    assert start_digest(dict(reversed(config.items()))) == entry.start
+    narrow = sweep().model_copy(update={"config": {"glnn": {"hidden_dim": 64}}})
+    with pytest.raises(ValueError, match="'glnn' was tuned from another configuration than it"):
+        expand(narrow, tmp_path, [entry])
+
+
+def test_a_tuned_student_that_is_there_under_another_name_is_not_run_twice(tmp_path):
+    two = [{"name": "glnn"}, {"name": "glnn", "label": "mine", "config": won().config}]
+    both = sweep().model_dump(exclude={"tune"}) | {"students": two}
+    plain = expand(make(both), tmp_path)
+    assert expand(make(both), tmp_path, [won()]) == plain
 
 
 def test_a_tuned_file_is_plain_yaml(tmp_path):

@@ -129,7 +129,7 @@ class ProGMLP(Method):
         batch_size: int = hp(0, low=0, high=1_000_000)  # 0: full batch
         schedule: str = hp("mean", choices=("steps", "sum", "mean"))
         label_weight: float = hp(0.1, low=0.0, high=1.0, search=(0.0, 0.7))  # alpha, Eq. 4
-        num_stages: int = hp(4, low=1, high=16)  # K
+        num_stages: int = hp(4, low=1, high=16, search=(2, 6))  # K
         structure: bool = hp(True, choices=(False, True))
         previous_start: str = hp("drawn", choices=("drawn", "zero"))  # of H_1's weights in f_2
         progressive_distillation: bool = hp(True, choices=(False, True))
