@@ -138,7 +138,8 @@ class DaskEngine(Engine):
             return None
         future = self._teachers.pop(teacher.key, None)
         if future is None or future.status != "finished":
-            future = self.client.scatter(pack(self.place.store, teacher.key), hash=False)
+            # as one thing: Dask would take a tuple apart
+            (future,) = self.client.scatter([pack(self.place.store, teacher.key)], hash=False)
         self._teachers[teacher.key] = future
         while len(self._teachers) > TEACHERS_KEPT:
             self._teachers.popitem(last=False)

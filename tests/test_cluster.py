@@ -19,7 +19,7 @@ from bench.cluster_worker import Answer, Order
 from bench.engine import Plan, Report, Stopped, open_engine, run_cells
 from bench.results import CorruptError
 from bench.run import Place, record_failure
-from tests import outside
+from tests import hunts, outside
 from tests.cells import cell_of, cells_of, drained, result
 
 pytest.importorskip("distributed", reason="needs distributed: pip install 'gkdbench[cluster]'")
@@ -123,6 +123,32 @@ def test_without_a_shared_folder_rows_and_teachers_travel(cluster, place, cells,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False], ids=["shared folder", "none"])
+def test_a_search_on_a_cluster_that_loses_a_worker_is_the_search_here(
+    cluster, tmp_path, monkeypatch, shared
+):
+    space = {"glnn": {**hunts.ONE, "max_epochs": [10, 20, 40]}}
+    sweep = hunts.asked(trials=6, seeds=[100, 101], pruner="median", space=space)
+    here = hunts.essence(hunts.hunt(tmp_path / "here", sweep))
+
+    def kill_one(items, total, title):
+        for count, item in enumerate(items):
+            yield item
+            if count == 1:  # its nanny starts another
+                for kid in psutil.Process(cluster.workers[1].pid).children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        kid.kill()
+
+    touch = Path.touch
+    hides = lambda path: not shared and path.name.startswith(".gkdbench")  # noqa: E731
+    monkeypatch.setattr(Path, "touch", lambda path, **k: None if hides(path) else touch(path, **k))
+    where = {"kind": "dask", "scheduler": cluster.address}
+    there = hunts.hunt(tmp_path / "there", sweep, progress=kill_one, **where)
+    assert hunts.essence(there) == here
+    assert there.warnings == []
+
+
+@pytest.mark.slow
 def test_a_killed_worker_costs_only_what_it_was_running(cluster, place, cells, alone):
     with on(cluster, place, timeout=60.0) as runner:
         for cell in cells:
@@ -178,16 +204,21 @@ def test_a_scheduler_that_is_gone_ends_the_run_and_the_same_cells_go_on(
             runner.submit(cell)
         kept = [row.key for row in runner.events()]
         cluster.scheduler.kill()
+        cluster.scheduler.wait()
         drained(runner)
     assert str(caught.value) == (
         f"the Dask scheduler at {cluster.address} is gone; what is finished is kept: start it "
         "again, and the same command goes on from there"
     )
-    monkeypatch.setattr(cluster_client, "CONNECT_SECONDS", 0.1)
-    with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127"):
-        on(cluster, place)
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster_client, "CONNECT_SECONDS", 0.1)
+        with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127"):
+            on(cluster, place)
     started = {key: place.store.read(key).ran["started"] for key in kept}
-    rows = list(run_cells(cells, place, Plan(1, 1)))
+    cluster.start_scheduler()
+    cluster.start_worker("--no-nanny")
+    where = {"kind": "dask", "scheduler": cluster.address}
+    rows = list(run_cells(cells, place, Plan(1, 1), **where))
     assert result(rows) == alone
     assert {key: place.store.read(key).ran["started"] for key in kept} == started
 

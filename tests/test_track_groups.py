@@ -143,6 +143,20 @@ def test_a_run_whose_row_is_gone_or_another_one_still_counts_as_it_was_tracked(t
     assert (numbers["n_seeds"], numbers["n_missing"]) == (4, 0)
 
 
+def test_a_parent_tells_the_commit_of_its_children_where_it_is_one(tracked):
+    store, cells = tracked
+    names = ("gkdbench.git_commit", "mlflow.source.git.commit")
+    tags = runs_of(Tracker(store))["", GLNN].data.tags
+    assert [tags[name] for name in names] == ["c0ffee", "c0ffee"]
+    fourth = make_cell("glnn", 3)
+    cells[fourth.key] = fourth
+    make_row(store, fourth, ran={**make_row(store, fourth).ran, "git_commit": "decaf"})
+    write_plan(store, cells)
+    replay(store)
+    tags = runs_of(Tracker(store))["", GLNN].data.tags
+    assert [tags[name] for name in names] == ["several", "several"]
+
+
 def test_a_larger_plan_is_missing_what_it_has_no_rows_of(tracked):
     store, cells = tracked
     fourth = make_cell("glnn", 3)
