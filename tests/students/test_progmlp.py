@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from bench import cost, registry, train
+from bench import cost, registry, stages, train
 from bench.method import Batch, Step
 from bench.progressive import Stage, next_share
 from bench.students.glnn import GLNN
@@ -299,6 +299,9 @@ def said(model: ProGMLP, graph) -> list[torch.Tensor]:
 def test_the_forms_have_names_and_the_whole_comes_last(fitted):
     names = ["node0", "node0.5", "node0.6", "node1", "exit", "1", "2", "3", "4"]
     assert list(fitted.deploy()) == names
+    fitted.config = replace(fitted.config, exit_thresholds=(0.3, 0.2, 1.0))
+    names[4:4] = ["exit0.3", "exit0.2", "exit1"]
+    assert list(fitted.deploy()) == names
 
 
 @torch.no_grad()
@@ -346,6 +349,55 @@ def test_more_students_run_as_the_threshold_rises(fitted):
         fitted.config = replace(fitted.config, exit_threshold=threshold)
         counts.append(len(fitted.deploy()["exit"].stages))
     assert counts == [1, 1, 2, 2, 4, 4, 4, 4]
+
+
+@torch.no_grad()
+def test_one_fit_ships_an_exit_for_each_threshold(fitted, task):
+    fitted.confidences.copy_(torch.tensor([0.25, 0.45, 0.35, 0.55]))
+    grid = (0.2, 0.3, 0.4, 0.5, 0.6)  # below all, above one, two, three and all of them
+    fitted.config = replace(fitted.config, exit_thresholds=grid, exit_threshold=0.75)
+    forms = {name: form.eval() for name, form in fitted.deploy().items()}
+    runs = {name: len(form.stages) for name, form in forms.items() if name.startswith("exit")}
+    expected = {"exit0.2": 1, "exit0.3": 2, "exit0.4": 2, "exit0.5": 4, "exit0.6": 4, "exit": 4}
+    assert runs == expected
+    graph = task.graph.without_edges()
+    for name, m in expected.items():
+        assert torch.equal(forms[name](graph).logits, forms[str(m)](graph).logits)
+    spent = [cost.macs(forms[f"exit{threshold:g}"], graph)["macs"] for threshold in grid]
+    assert spent == sorted(spent)
+    assert len(set(spent)) == 3
+
+
+def test_exits_are_those_of_the_stored_confidences(fitted, task):
+    sure = fitted.confidences.tolist()
+    grid = (min(sure) - 1e-4, sum(sure) / len(sure), max(sure) + 1e-4)
+    fitted.config = replace(fitted.config, exit_thresholds=grid)
+    again = make(num_stages=4)
+    again.load_state_dict(fitted.state_dict())
+    again.config = fitted.config
+    one, two = (
+        {name: len(form.stages) for name, form in model.deploy().items()}
+        for model in (fitted, again.eval())
+    )
+    assert one == two
+    assert (one[f"exit{grid[0]:g}"], one[f"exit{grid[2]:g}"]) == (1, 4)
+
+
+@torch.no_grad()
+def test_an_exit_may_be_chosen_for_a_budget(fitted, task):
+    fitted.confidences.copy_(torch.tensor([0.25, 0.45, 0.35, 0.55]))
+    options = {"exit_thresholds": (0.2, 0.3), "node_thresholds": ()}
+    fitted.config = replace(fitted.config, **options)
+    forms = {name: form.eval() for name, form in fitted.deploy().items()}
+    graph = task.graph.without_edges()
+    price = {name: cost.macs(form, graph) for name, form in forms.items()}
+    quality = {name: {"val_accuracy": 0.1 * len(form.stages)} for name, form in forms.items()}
+    for m in (1, 2):  # the exit and the prefix of as many students are one form
+        name = stages.choose(quality, price, budget=price[str(m)]["macs"], unit="macs")
+        assert len(fitted.deploy()[name].stages) == m
+    del quality["2"]
+    budget = price["2"]["macs"]
+    assert stages.choose(quality, price, budget=budget, unit="macs") == "exit0.3"
 
 
 @torch.no_grad()
