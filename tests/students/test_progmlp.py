@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from bench import cost, registry, stages, train
+from bench.hparams import derive_seed
 from bench.method import Batch, Step
 from bench.progressive import Stage, next_share
 from bench.students.glnn import GLNN
@@ -110,6 +111,18 @@ def test_without_structure_students_are_drawn_apart_and_see_x_alone(monkeypatch,
     for (state, _), before in zip(seen, drawn, strict=True):
         assert all(torch.equal(state[k], before[k]) for k in before)
     assert not torch.equal(drawn[0]["mlp.layers.0.weight"], drawn[1]["mlp.layers.0.weight"])
+
+
+def test_without_its_three_parts_it_is_an_ensemble_of_students_trained_alone(task):
+    off = {"structure": False, "progressive_distillation": False, "mixup": False}
+    model = make(dropout=0.3, **off)
+    alone = [copy.deepcopy(stage) for stage in model.stages]
+    model.fit(task)
+    for k, (stage, twin) in enumerate(zip(model.stages, alone, strict=True), start=1):
+        seed = task.seed if k == 1 else derive_seed(task.seed, "stage", k)
+        train.fit(twin, replace(task, seed=seed))
+        assert all(torch.equal(v, stage.state_dict()[n]) for n, v in twin.state_dict().items())
+        assert not torch.equal(twin.mlp.layers[0].weight, alone[k - 2].mlp.layers[0].weight)
 
 
 def test_the_log_has_the_students_one_after_the_other(task):
