@@ -218,7 +218,7 @@ class ProGMLP(Method):
         return replace(task, graph=feed(task.graph, plain, hidden))
 
     def fit(self, task: Task) -> FitLog:
-        """Train the students in turn; the log has their epochs one after the other."""
+        """Train the students in turn; the log has their epochs in a row, and the last lambdas."""
         config: Any = self.config
         whole = FitLog({"stage": [], "mixup_share": []}, 0, {})
         own, share = task, config.mixup_start
@@ -229,6 +229,8 @@ class ProGMLP(Method):
                 stage.inherit(before)
             stage.share, stage.average = share, None
             _extend(whole, train.fit(stage, own, final=k == len(self.stages)), k, stage)
+            if config.mixup:
+                whole.numbers[f"mixup_share_{k}"] = stage.share
             share = stage.next_share() if config.mixup_update == "stage" else stage.share
             output = self._assess(own, stage, k)
             if k < len(self.stages):

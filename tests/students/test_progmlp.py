@@ -289,6 +289,35 @@ def test_the_share_moves_from_student_to_student_or_from_epoch_to_epoch(task, ru
     assert [abs(move) for move in moved] == sorted(abs(move) for move in moved)
 
 
+@pytest.mark.parametrize("schedule", ["mean", "steps"])
+def test_mixing_nothing_is_the_hard_label_loss_with_weight_one(task, schedule):
+    stage = stage_of(4, structure=False, label_weight=0.0, mixup_rate=0.0, schedule=schedule).eval()
+    mixed, *others = stage.batches(task, step())
+    nodes = task.split.train
+    expected = F.cross_entropy(stage(task.graph, nodes).logits, task.graph.y[nodes])
+    torch.testing.assert_close(stage.loss(task, mixed, step()), expected)
+    assert [stage.loss(task, batch, step()) for batch in others if batch.labelled] == [None]
+    assert stage.next_share() == 0.0
+
+
+def test_by_the_default_rule_lambda_never_gets_far_from_zero():
+    config, share = ProGMLP.Config(), 0.0
+    for _ in range(3):  # from student 1 to 4, with the lowest loss there is
+        options = {"rate": config.mixup_rate, "target": config.mixup_target}
+        share = next_share(share, 0.0, rule=config.mixup_rule, **options)
+    assert config.mixup_start == 0.0
+    assert share == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize("update", ["stage", "epoch"])
+def test_the_log_tells_the_last_lambda_of_every_student(task, update):
+    model = make(mixup_start=0.2, mixup_rate=0.02, mixup_update=update)
+    numbers = model.fit(task).numbers
+    assert numbers == {f"mixup_share_{k}": s.share for k, s in enumerate(model.stages, start=1)}
+    assert len(set(numbers.values())) == 3
+    assert make(mixup=False).fit(task).numbers == {}
+
+
 # ---- what is served -------------------------------------------------------------------------
 
 
