@@ -6,6 +6,10 @@ the survey of Liu et al., arXiv 2302.14643: of the output (losses.py), of middle
 `attention`, `lsp`), and of a constructed graph of relations among samples (`rkd_distance`,
 `rkd_angle`, `gram`, `contrast`).
 
+Differs from the official code of G-CRD (efficient-gnns), for who compares weights: `lsp` is a mean
+over nodes, not over edges, and its kernel `l2` minus the distance, not plus; `gram` compares hidden
+states, not projections of them; which nodes and states are compared is up to the caller (kinds.py).
+
 Edges are never made a matrix of B x B: `lsp` works on the stored entries, B H numbers an edge list.
 `gram` and `contrast` are B x B, `rkd_angle` is B x B x max(B, H): for sampled nodes.
 """

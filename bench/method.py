@@ -6,7 +6,7 @@ an unseen node. A file `bench/students/<id>.py` (or `bench/teachers/<id>.py`) wi
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -52,11 +52,15 @@ class Batch:
 
 @dataclass
 class FitLog:
-    """What a fit leaves: curves by name, one value an epoch; best epoch; seconds by phase."""
+    """What a fit leaves: curves by name, one value an epoch; best epoch; seconds by phase.
+
+    `numbers` are a method's own, for the row: what a fit arrived at and no configuration tells.
+    """
 
     history: dict[str, list[float]]
     best_epoch: int
     seconds: dict[str, float]
+    numbers: dict[str, float] = field(default_factory=dict)
 
 
 class DivergedError(Exception):

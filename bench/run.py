@@ -122,7 +122,8 @@ def _answer(
     if cell.evaluate_test or place.macs:
         with _timing(row, "count"), contextlib.suppress(Exception):  # `measure` says what is wrong
             row.cost = _counted(method, exam, cell.device)
-    row.fit = {"epochs": len(log.history["epoch"]), "best_epoch": log.best_epoch, **memory}
+    epochs = {"epochs": len(log.history["epoch"]), "best_epoch": log.best_epoch}
+    row.fit = {**epochs, **memory, **log.numbers}
     row.seconds.update({f"fit_{phase}": value for phase, value in log.seconds.items()})
     _save(draft, log, method, exam if role == "teacher" else None, cell.device)
 

@@ -43,7 +43,7 @@ class Row:
     reason: str = ""
     variants: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    fit: dict[str, Any] = field(default_factory=dict)  # epochs, best_epoch, peak_memory_mib
+    fit: dict[str, Any] = field(default_factory=dict)  # epochs, best_epoch, peak_memory_mib, ...
     ran: dict[str, Any] = field(default_factory=dict)
     teacher_key: str = ""
     artefacts: dict[str, str] = field(default_factory=dict)  # file name -> sha256

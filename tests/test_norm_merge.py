@@ -33,10 +33,19 @@ def states_of(count: int, dtype=torch.float64) -> torch.Tensor:
 
 
 def block(kind: str, edges=STAR, num_nodes: int = 6) -> Block:
-    """A whole graph, in float64."""
+    """A whole graph without loops, its weights computed in float64."""
     graph = toys.graph(toys.adjacency(num_nodes, edges))
-    adj = graph.normalised(kind)
-    return Block(adj.with_values(adj.values.double()), None, num_nodes)
+    adj, degree = graph.normalised(kind), graph.adj.degree.double()
+    to, of = degree[adj.row_ids], degree[adj.indices.long()]
+    formulas = {
+        "sum": to**0,
+        "mean": 1 / to,
+        "mean+self": 1 / (to + 1),
+        "symmetric": (to * of) ** -0.5,
+    }
+    weights = formulas[kind]
+    torch.testing.assert_close(weights.float(), adj.values)
+    return Block(adj.with_values(weights), None, num_nodes)
 
 
 def gap(transform, layer, merged, *inputs) -> float:
@@ -126,7 +135,7 @@ def test_the_rule_of_a_linear_layer_is_wrong_for_a_gcn_on_a_graph_that_is_not_re
     naive, states = naively_merged(transform, layer), states_of(6)
     assert gap(transform, layer, naive, block("symmetric"), states) > 0.1
     ring = [(i, (i + 1) % 6) for i in range(6)]  # every degree is 2, every row sums to one
-    assert gap(transform, layer, naive, block("symmetric", ring), states) < 1e-6
+    assert gap(transform, layer, naive, block("symmetric", ring), states) < 1e-10
     with pytest.raises(ValueError, match="scales it by each node's degree"):
         merge(transform, [layer])
 
@@ -134,21 +143,21 @@ def test_the_rule_of_a_linear_layer_is_wrong_for_a_gcn_on_a_graph_that_is_not_re
 def test_sage_gcn_takes_the_constant_as_its_bias_isolated_nodes_included():
     transform, layer = transform_of(), convolution(SAGEConv, aggregator="gcn")
     merged = merge(transform, [layer])
-    assert gap(transform, layer, merged, block("mean+self"), states_of(6)) < 1e-6
+    assert gap(transform, layer, merged, block("mean+self"), states_of(6)) < 1e-10
 
 
 def test_sage_mean_takes_both_constants_where_no_node_is_isolated():
     transform, layer = transform_of(), convolution(SAGEConv, aggregator="mean")
     merged = merge(transform, [layer], isolated_nodes=False)
     whole = block("mean", [*STAR, (4, 5)])
-    assert gap(transform, layer, merged, whole, states_of(6)) < 1e-6
+    assert gap(transform, layer, merged, whole, states_of(6)) < 1e-10
     alone = (
         Transformed(transform, layer).eval()(block("mean"), states_of(6))
         - merged(block("mean"), states_of(6))
     ).detach()
-    assert alone[:5].abs().max() < 1e-6
+    assert alone[:5].abs().max() < 1e-10
     constant = transform.affine()[1] @ layer.linear.weight.double()
-    torch.testing.assert_close(alone[5], -constant.detach(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(alone[5], -constant.detach(), atol=1e-10, rtol=0)
     with pytest.raises(ValueError, match="a node without neighbours does not get"):
         merge(transform, [layer])
 

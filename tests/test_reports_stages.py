@@ -7,7 +7,10 @@ from bench.reports.blocks import blocks
 from bench.results import frame
 from tests.records import make_row, plan_of
 
-STAGED = {"node0.5": 1.2, "node0.9": 2.4, "exit": 2.0, "1": 1.0, "2": 2.0, "10": 10.0}
+STAGED = {
+    **{"node0.5": 1.2, "node0.9": 2.4, "exit0.6": 2.0, "exit0.3": 1.0, "exit": 2.0},
+    **{"1": 1.0, "2": 2.0, "10": 10.0},
+}
 
 
 def rows(*, cost: bool = True, teachers=("gcn", "sage")):
@@ -49,7 +52,7 @@ def test_forms_become_curves_in_the_order_of_their_stages():
     assert shown == {
         ("progmlp", "stages"): ["1", "2", "10"],
         ("progmlp", "thresholds"): ["node0.5", "node0.9"],
-        ("progmlp", "exit"): ["exit"],
+        ("progmlp", "exit"): ["exit0.3", "exit0.6", "exit"],
         ("adagmlp", "stages"): ["1", "2"],
         ("ensemble", "stages"): ["ensemble-k2", "ensemble-k4"],
         ("glnn", "point"): ["glnn"],
@@ -67,13 +70,12 @@ def test_every_teacher_with_a_staged_student_has_a_panel():
 
 def test_figures_of_single_methods_leave_thresholds_to_the_curve():
     every = [line.name for line in found(teachers=("gcn",))[0].lines]
-    points = {"progmlp@node0.5", "progmlp@node0.9"}
+    points = {f"progmlp@{form}" for form in ("node0.5", "node0.9", "exit0.3", "exit0.6")}
     (clear,) = panels.without_thresholds(found(teachers=("gcn",)))
     assert [line.name for line in clear.lines] == [name for name in every if name not in points]
     (kept,) = panels.without_thresholds(found(teachers=("gcn",)), baseline="progmlp@node0.9")
-    assert {name for name in every if name not in {x.name for x in kept.lines}} == {
-        "progmlp@node0.5"
-    }
+    left_out = {name for name in every if name not in {x.name for x in kept.lines}}
+    assert left_out == points - {"progmlp@node0.9"}
 
 
 def test_a_student_in_stages_may_be_shown_by_its_last_one_alone():

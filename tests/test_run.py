@@ -6,8 +6,9 @@ import pytest
 from bench import cost, score
 from bench import run as runner
 from bench.expand import expand
-from bench.results import CorruptError
+from bench.results import CorruptError, tidy
 from bench.run import Place, record_failure, run
+from bench.students.mlp import PlainMLP
 from bench.sweep import from_overrides
 from tests import outside
 
@@ -52,6 +53,20 @@ def test_production_mixes_the_observed_and_the_unseen(cells, place):
     numbers = run(cells["gcn", "glnn"], place).variants[""]
     mixed = 0.8 * numbers["tran_accuracy"] + 0.2 * numbers["ind_accuracy"]
     assert numbers["test_accuracy"] == numbers["prod_accuracy"] == pytest.approx(mixed)
+
+
+def test_a_row_has_the_numbers_that_a_method_says_of_its_fit(cells, place, monkeypatch):
+    fit = PlainMLP.fit
+
+    def told(self, task):
+        return dataclasses.replace(fit(self, task), numbers={"mixup_share_2": 0.25})
+
+    monkeypatch.setattr(PlainMLP, "fit", told)
+    cell = dataclasses.replace(cells["", "mlp"], seed=7)
+    row = run(cell, place)
+    assert row.fit["mixup_share_2"] == place.store.read(cell.key).fit["mixup_share_2"] == 0.25
+    assert row.fit["epochs"] == 5
+    assert [record["mixup_share_2"] for record in tidy([row])] == [0.25]
 
 
 def test_a_student_trains_its_teacher_first_and_shares_it(cells, tmp_path, place):

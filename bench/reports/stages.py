@@ -1,9 +1,9 @@
 """What each stage adds: accuracy against cost along the forms that one fit ships.
 
-A student with variants `1`, `2`, ... is a curve over its stages; its variants with a threshold in
-their name (`node0.9`) are a second, dashed one, `exit` a star. Students that were fitted once for
-each size under labels such as `ensemble-k2`, `ensemble-k4` are a curve, too; all others are points.
-Bands are 95 % intervals of the mean over the seeds.
+A student with variants `1`, `2`, ... is a curve over its stages; its variants `node0.5`, `node0.9`,
+one a threshold, are a second, dashed one; `exit` and `exit0.3` are stars. Students that were fitted
+once for each size under labels such as `ensemble-k2`, `ensemble-k4` are a curve, too; all others
+are points. Bands are 95 % intervals of the mean over the seeds.
 """
 
 import math
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 CAPTIONS = {
     "stages_macs": "Accuracy against multiply-accumulates of the whole graph, stage by stage. "
-    "Dashed: every node stops by itself once it is sure. Star: the exit of the paper. Bands: 95 % "
-    "intervals over seeds. Grey: the teacher.",
+    "Dashed: every node stops by itself once it is sure. Stars: the exits of the paper. Bands: "
+    "95 % intervals over seeds. Grey: the teacher.",
     "stages_latency": "Accuracy against the latency of the whole graph, stage by stage. Dashed: "
-    "every node stops by itself once it is sure. Star: the exit of the paper. Bands: 95 % "
+    "every node stops by itself once it is sure. Stars: the exits of the paper. Bands: 95 % "
     "intervals over seeds. Grey: the teacher.",
 }
 _COSTS = {"stages_macs": "macs", "stages_latency": "latency_ms"}
@@ -66,9 +66,10 @@ def _place(line: Line) -> tuple[str, str, float]:
     if line.variant.isdigit():
         return label, "stages", int(line.variant)
     if stops := THRESHOLD.fullmatch(line.variant):
-        return label, "thresholds", float(stops[1])
+        kind = "exit" if line.variant.startswith("exit") else "thresholds"
+        return label, kind, float(stops[1])
     if line.variant:
-        return label, line.variant if line.variant == "exit" else "point", 0.0
+        return (label, "exit", math.inf) if line.variant == "exit" else (label, "point", 0.0)
     if sized := _SIZED.fullmatch(line.student):
         return sized[1], "stages", int(sized[2])
     return label, "point", 0.0
@@ -160,7 +161,8 @@ def _curve(ax: "Axes", block: Block, curve: Curve, look: tuple[str, dict[str, st
     elif curve.kind == "thresholds":
         ax.plot(x, y, color=colour, marker=".", markersize=7, linewidth=1.2, linestyle="--")
     elif curve.kind == "exit":
-        ax.plot(x, y, color=colour, marker="*", markersize=13, markeredgecolor="white", zorder=4)
+        star: dict[str, Any] = {"marker": "*", "markersize": 13, "markeredgecolor": "white"}
+        ax.plot(x, y, color=colour, linestyle="", zorder=4, **star)
     else:
         ax.vlines(x, low, high, color=colour, linewidth=1.2, alpha=0.5)
         ax.plot(x, y, color=colour, marker="s", markersize=5, linestyle="")

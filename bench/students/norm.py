@@ -12,10 +12,11 @@ CE over labelled nodes, the other two over all observed ones. The transform acts
 1x1 convolutions of the paper act on each pixel. What is shipped is the MLP with the transform
 merged into its last layer: the modules, parameters and costs of `glnn`.
 
-With `num_segments` 1 and no residual the matching is one-to-one, through a linear projection, as in
-FitNet; with `matching_weight` 0 the transform is there and nothing is matched; with `num_segments`
-0 it is the plain student. The paper's own loss, without KL, is `label_weight: 1.0` and the matching
-weight over its weight of CE (1/8: `matching_weight: 8.0`).
+With `num_segments` 1, no residual and `batch_norm: none` the matching is one-to-one, through one
+linear projection, as in FitNet (the last layer reads that projection, taken back to H units); with
+`matching_weight` 0 the transform is there and nothing is matched; with `num_segments` 0 it is the
+plain student. The paper's own loss, without KL, is `label_weight: 1.0`, `schedule: mean` and the
+matching weight over its weight of CE (1/8: `matching_weight: 8.0`).
 
 Weight and schedule are chosen by val accuracy on cpf-cora (sage:glnn, seeds 0-2, in per cent):
 matching weight 10, 1, 0.1, 0.01 and 0: 82.2, 82.4, 83.7, 84.3 and 83.7, `glnn` 82.5. That is too
@@ -23,12 +24,14 @@ few runs to say that the matching adds to what the transform gives. One step an 
 mean`) was as good as GLNN's two passes, which stay (82.9 and 82.6: weight 1, seeds 0 and 1).
 
 Differs from the official code: soft labels are part of the loss, as in its NORM+KD, and the
-matching weighs less; T is standardised by column (`standardise`) and read after ReLU
-(`target_relu`), as SAGE's and GCN's last layer without norm does; the normalisation of both logits,
-which the paper does not have, is off (`normalise_logits`; on, the shipped logits are the plain
-ones, whose scale no loss saw: their classes are right, their probabilities mean little); a(t)
-counts epochs of `max_epochs`, not of those that early stopping leaves. Schedules, encodings and
-other options are those of recipe.py.
+matching weighs less; with `schedule: steps`, GLNN's and the default, CE over labelled nodes has a
+step of its own and the other terms have theirs (without soft labels: the matching alone), where the
+paper's loss is joint in every step, as it is with `schedule: mean` in the one step of an epoch; T
+is standardised by column (`standardise`) and read after ReLU (`target_relu`), as SAGE's and GCN's
+last layer without norm does; the normalisation of both logits, which the paper does not have, is
+off (`normalise_logits`; on, the shipped logits are the plain ones, whose scale no loss saw: their
+classes are right, their probabilities mean little); a(t) counts epochs of `max_epochs`, not of
+those that early stopping leaves. Schedules, encodings and other options are those of recipe.py.
 """
 
 from collections.abc import Iterable

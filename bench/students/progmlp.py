@@ -15,8 +15,9 @@ arXiv 2507.19031 (AAAI 2026); its code is not public. K students are trained one
   c_m > `exit_threshold`.
 
 Variants: `1` .. `K` run that many students; `exit` runs as many as the threshold asks for, decided
-when the fit ends, on the observed unlabelled nodes (`answer` decides for the batch at hand);
-`node0.9` lets every node stop by itself (its own c_k > 0.9, and w from its own c): this is ours.
+when the fit ends, on the observed unlabelled nodes (`answer` decides for the batch at hand), and
+`exit0.3` as many as the threshold 0.3 asks for, from the same fit (`exit_thresholds`); `node0.9`
+lets every node stop by itself (its own c_k > 0.9, and w from its own c): this is ours.
 
 What the paper leaves open, and how it is read here. "k beta" is a power. KL is KL(teacher ||
 student), T = 1. The permutation is drawn every epoch. lambda starts at 0, follows the moving
@@ -143,6 +144,7 @@ class ProGMLP(Method):
         mixup_update: str = hp("stage", choices=("stage", "epoch"))
         scale_mixup: bool = hp(False, choices=(False, True))  # k^beta on Eq. 6, as Fig. 2 draws it
         exit_threshold: float = hp(0.75, low=0.0, high=1.0)  # of `exit`; the paper scans 0 to 0.75
+        exit_thresholds: tuple[float, ...] = hp(())  # of more of its kind: `exit0.3` ...
         node_thresholds: tuple[float, ...] = hp((0.5, 0.7, 0.9))  # of `node0.5` ...
 
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
@@ -216,7 +218,7 @@ class ProGMLP(Method):
         return replace(task, graph=feed(task.graph, plain, hidden))
 
     def fit(self, task: Task) -> FitLog:
-        """Train the students in turn; the log has their epochs one after the other."""
+        """Train the students in turn; the log has their epochs in a row, and the last lambdas."""
         config: Any = self.config
         whole = FitLog({"stage": [], "mixup_share": []}, 0, {})
         own, share = task, config.mixup_start
@@ -227,6 +229,8 @@ class ProGMLP(Method):
                 stage.inherit(before)
             stage.share, stage.average = share, None
             _extend(whole, train.fit(stage, own, final=k == len(self.stages)), k, stage)
+            if config.mixup:
+                whole.numbers[f"mixup_share_{k}"] = stage.share
             share = stage.next_share() if config.mixup_update == "stage" else stage.share
             output = self._assess(own, stage, k)
             if k < len(self.stages):
@@ -255,8 +259,11 @@ class ProGMLP(Method):
             form = _NodeExit(self, light, self.confidences)
             form.threshold = threshold
             forms[f"node{threshold:g}"] = form
-        runs = stages.exit_stage(self.confidences.tolist(), config.exit_threshold)
-        counts = {"exit": runs, **{str(m): m for m in range(1, len(light) + 1)}}
+        stops = {f"exit{threshold:g}": threshold for threshold in config.exit_thresholds}
+        stops["exit"] = config.exit_threshold
+        sure = self.confidences.tolist()
+        counts = {name: stages.exit_stage(sure, threshold) for name, threshold in stops.items()}
+        counts.update({str(m): m for m in range(1, len(light) + 1)})
         for name, m in counts.items():  # the whole comes last
             forms[name] = _Prefix(self, light[:m], self.confidences[:m])
         return forms

@@ -117,6 +117,25 @@ def test_nothing_of_the_last_batch_is_kept(task):
         copy.deepcopy(model)  # which a graph of gradients would forbid
 
 
+@pytest.mark.parametrize(("schedule", "steps"), [("steps", 2), ("mean", 1)])
+def test_without_soft_labels_labels_and_matching_share_a_step_with_the_schedule_mean_alone(
+    task, schedule, steps
+):
+    options = {"batch_norm": "none", "label_weight": 1.0, "batch_size": 0}
+    model = make(matching_weight=8.0, schedule=schedule, **options)
+    model.prepare(task)
+    first, head = model.mlp.layers
+    segments = head.transform.first(first.of_graph(task.graph, None).relu())
+    matched = 8.0 * segment_loss(segments, model.target(task))
+    hard = losses.hard_label_loss(model(task.graph).logits[:7], task.graph.y[:7])
+    found: list[list[torch.Tensor]] = [[]]  # the losses of each step
+    for batch in model.batches(task, step()):
+        found[-1].append(model.loss(task, batch, step()))
+        found += [[]] if batch.ends_step else []
+    totals = [sum(parts) for parts in found[:-1]]
+    torch.testing.assert_close(totals, [hard, matched] if steps == 2 else [hard + matched])
+
+
 @pytest.mark.parametrize("schedule", ["steps", "sum", "mean"])
 def test_every_schedule_of_the_recipe_matches_the_observed_nodes_once(task, schedule):
     model = make(schedule=schedule, batch_size=10)

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from bench import cost, registry, train
+from bench import cost, registry, stages, train
+from bench.hparams import derive_seed
 from bench.method import Batch, Step
 from bench.progressive import Stage, next_share
 from bench.students.glnn import GLNN
@@ -110,6 +111,18 @@ def test_without_structure_students_are_drawn_apart_and_see_x_alone(monkeypatch,
     for (state, _), before in zip(seen, drawn, strict=True):
         assert all(torch.equal(state[k], before[k]) for k in before)
     assert not torch.equal(drawn[0]["mlp.layers.0.weight"], drawn[1]["mlp.layers.0.weight"])
+
+
+def test_without_its_three_parts_it_is_an_ensemble_of_students_trained_alone(task):
+    off = {"structure": False, "progressive_distillation": False, "mixup": False}
+    model = make(dropout=0.3, **off)
+    alone = [copy.deepcopy(stage) for stage in model.stages]
+    model.fit(task)
+    for k, (stage, twin) in enumerate(zip(model.stages, alone, strict=True), start=1):
+        seed = task.seed if k == 1 else derive_seed(task.seed, "stage", k)
+        train.fit(twin, replace(task, seed=seed))
+        assert all(torch.equal(v, stage.state_dict()[n]) for n, v in twin.state_dict().items())
+        assert not torch.equal(twin.mlp.layers[0].weight, alone[k - 2].mlp.layers[0].weight)
 
 
 def test_the_log_has_the_students_one_after_the_other(task):
@@ -276,6 +289,35 @@ def test_the_share_moves_from_student_to_student_or_from_epoch_to_epoch(task, ru
     assert [abs(move) for move in moved] == sorted(abs(move) for move in moved)
 
 
+@pytest.mark.parametrize("schedule", ["mean", "steps"])
+def test_mixing_nothing_is_the_hard_label_loss_with_weight_one(task, schedule):
+    stage = stage_of(4, structure=False, label_weight=0.0, mixup_rate=0.0, schedule=schedule).eval()
+    mixed, *others = stage.batches(task, step())
+    nodes = task.split.train
+    expected = F.cross_entropy(stage(task.graph, nodes).logits, task.graph.y[nodes])
+    torch.testing.assert_close(stage.loss(task, mixed, step()), expected)
+    assert [stage.loss(task, batch, step()) for batch in others if batch.labelled] == [None]
+    assert stage.next_share() == 0.0
+
+
+def test_by_the_default_rule_lambda_never_gets_far_from_zero():
+    config, share = ProGMLP.Config(), 0.0
+    for _ in range(3):  # from student 1 to 4, with the lowest loss there is
+        options = {"rate": config.mixup_rate, "target": config.mixup_target}
+        share = next_share(share, 0.0, rule=config.mixup_rule, **options)
+    assert config.mixup_start == 0.0
+    assert share == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize("update", ["stage", "epoch"])
+def test_the_log_tells_the_last_lambda_of_every_student(task, update):
+    model = make(mixup_start=0.2, mixup_rate=0.02, mixup_update=update)
+    numbers = model.fit(task).numbers
+    assert numbers == {f"mixup_share_{k}": s.share for k, s in enumerate(model.stages, start=1)}
+    assert len(set(numbers.values())) == 3
+    assert make(mixup=False).fit(task).numbers == {}
+
+
 # ---- what is served -------------------------------------------------------------------------
 
 
@@ -298,6 +340,9 @@ def said(model: ProGMLP, graph) -> list[torch.Tensor]:
 
 def test_the_forms_have_names_and_the_whole_comes_last(fitted):
     names = ["node0", "node0.5", "node0.6", "node1", "exit", "1", "2", "3", "4"]
+    assert list(fitted.deploy()) == names
+    fitted.config = replace(fitted.config, exit_thresholds=(0.3, 0.2, 1.0))
+    names[4:4] = ["exit0.3", "exit0.2", "exit1"]
     assert list(fitted.deploy()) == names
 
 
@@ -346,6 +391,55 @@ def test_more_students_run_as_the_threshold_rises(fitted):
         fitted.config = replace(fitted.config, exit_threshold=threshold)
         counts.append(len(fitted.deploy()["exit"].stages))
     assert counts == [1, 1, 2, 2, 4, 4, 4, 4]
+
+
+@torch.no_grad()
+def test_one_fit_ships_an_exit_for_each_threshold(fitted, task):
+    fitted.confidences.copy_(torch.tensor([0.25, 0.45, 0.35, 0.55]))
+    grid = (0.2, 0.3, 0.4, 0.5, 0.6)  # below all, above one, two, three and all of them
+    fitted.config = replace(fitted.config, exit_thresholds=grid, exit_threshold=0.75)
+    forms = {name: form.eval() for name, form in fitted.deploy().items()}
+    runs = {name: len(form.stages) for name, form in forms.items() if name.startswith("exit")}
+    expected = {"exit0.2": 1, "exit0.3": 2, "exit0.4": 2, "exit0.5": 4, "exit0.6": 4, "exit": 4}
+    assert runs == expected
+    graph = task.graph.without_edges()
+    for name, m in expected.items():
+        assert torch.equal(forms[name](graph).logits, forms[str(m)](graph).logits)
+    spent = [cost.macs(forms[f"exit{threshold:g}"], graph)["macs"] for threshold in grid]
+    assert spent == sorted(spent)
+    assert len(set(spent)) == 3
+
+
+def test_exits_are_those_of_the_stored_confidences(fitted, task):
+    sure = fitted.confidences.tolist()
+    grid = (min(sure) - 1e-4, sum(sure) / len(sure), max(sure) + 1e-4)
+    fitted.config = replace(fitted.config, exit_thresholds=grid)
+    again = make(num_stages=4)
+    again.load_state_dict(fitted.state_dict())
+    again.config = fitted.config
+    one, two = (
+        {name: len(form.stages) for name, form in model.deploy().items()}
+        for model in (fitted, again.eval())
+    )
+    assert one == two
+    assert (one[f"exit{grid[0]:g}"], one[f"exit{grid[2]:g}"]) == (1, 4)
+
+
+@torch.no_grad()
+def test_an_exit_may_be_chosen_for_a_budget(fitted, task):
+    fitted.confidences.copy_(torch.tensor([0.25, 0.45, 0.35, 0.55]))
+    options = {"exit_thresholds": (0.2, 0.3), "node_thresholds": ()}
+    fitted.config = replace(fitted.config, **options)
+    forms = {name: form.eval() for name, form in fitted.deploy().items()}
+    graph = task.graph.without_edges()
+    price = {name: cost.macs(form, graph) for name, form in forms.items()}
+    quality = {name: {"val_accuracy": 0.1 * len(form.stages)} for name, form in forms.items()}
+    for m in (1, 2):  # the exit and the prefix of as many students are one form
+        name = stages.choose(quality, price, budget=price[str(m)]["macs"], unit="macs")
+        assert len(fitted.deploy()[name].stages) == m
+    del quality["2"]
+    budget = price["2"]["macs"]
+    assert stages.choose(quality, price, budget=budget, unit="macs") == "exit0.3"
 
 
 @torch.no_grad()
