@@ -283,18 +283,21 @@ class Study:
 
 
 def _figures(draw: Any, study: Any, objectives: int) -> Iterator[tuple[str, Any]]:
-    if objectives > 1:
-        todo = {"pareto": draw.plot_pareto_front}
-    else:
-        todo = {
-            "history": draw.plot_optimization_history,
-            "importance": draw.plot_param_importances,
-            "slice": draw.plot_slice,
-            "parallel_coordinate": draw.plot_parallel_coordinate,
-        }
+    todo = {
+        "history": draw.plot_optimization_history,
+        "importance": draw.plot_param_importances,
+        "slice": draw.plot_slice,
+        "parallel_coordinate": draw.plot_parallel_coordinate,
+    }
+    target: dict[str, Any] = {}
+    if objectives > 1:  # these show one: the first
+        target = {"target": lambda trial: trial.values[0], "target_name": "val_accuracy"}
     for name, plot in todo.items():
         with contextlib.suppress(ValueError, RuntimeError, ZeroDivisionError):  # too few trials
-            yield name, plot(study)
+            yield name, plot(study, **target)
+    if objectives > 1:
+        with contextlib.suppress(ValueError, RuntimeError, ZeroDivisionError):
+            yield "pareto", draw.plot_pareto_front(study)
 
 
 def _times(trial: Any) -> dict[str, str]:

@@ -62,6 +62,24 @@ def test_unequal_budgets_are_told():
     assert line == "Caution: the studies have 2, 4 trials; compare them at equal budgets."
 
 
+def test_the_front_of_two_objectives_is_a_table_of_its_own():
+    trials = [make_trial(n, [0.8 + n / 50] * 2, 0.01 * n) for n in range(4)]
+    for trial, macs in zip(trials, (9e6, 5e6, 7e6, 8e6), strict=True):
+        trial["macs"] = macs
+    study = make_study(trials, front=[1, 2, 3])
+    study["search"]["objectives"] = ["val_accuracy", "macs"]
+    first, second = tuning.tables_of([study])
+    assert first.title == "cora, random split, transductive"
+    assert second.title == "sage:glnn → glnn, cora, random split, transductive: the front"
+    assert texts(second) == {
+        "trial 3 (search)": ["86.00 ± 0.00", "8M", "lr 0.03, dropout 0.5"],
+        "trial 2 (search)": ["84.00 ± 0.00", "7M", "lr 0.02, dropout 0.5"],
+        "trial 1 (search)": ["82.00 ± 0.00", "5M", "lr 0.01, dropout 0.5"],
+    }
+    study["search"]["objectives"] = ["val_accuracy"]
+    assert len(tuning.tables_of([study])) == 1
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """Written by the command line from files alone."""

@@ -295,7 +295,10 @@ def test_macs_as_an_objective_are_counted_where_the_fit_is(tmp_path, monkeypatch
     monkeypatch.setattr(run, "measure", forbidden)
     space = {"glnn": {"max_epochs": 2, "hidden_dim": [8, 16]}}
     sweep = asked(trials=6, seeds=[100], objectives=["val_accuracy", "macs"], space=space)
-    (records,) = hunt(tmp_path, sweep).records.values()
+    outcome = hunt(tmp_path, sweep, plots=True)
+    plots = {"history.png", "slice.png", "parallel_coordinate.png", "pareto.png"}
+    assert plots <= {path.name for path in outcome.files}
+    (records,) = outcome.records.values()
     by_width = {r["config"]["hidden_dim"]: r["macs"] for r in records}
     assert by_width[16] > by_width[8] > 0
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 import bench
-from bench.reports import budget
+from bench.reports import budget, front
 from bench.stats import Difference, Spread, spread
 from bench.tables import (
     DASH,
@@ -103,13 +103,13 @@ def text_table(studies: Sequence[Study], width: int = 120) -> str:
 
 
 def tables_of(studies: Sequence[Study]) -> list[Table]:
-    """Return one table for each (dataset, split, setting)."""
+    """Return one table for each (dataset, split, setting), and then the fronts of studies."""
     blocks: dict[tuple[str, str, str], list[Study]] = {}
     for study in studies:
         where = study["where"]
         key = where["dataset"], where["split"], where["setting"]
         blocks.setdefault(key, []).append(study)
-    return [_table(*key, block) for key, block in blocks.items()]
+    return [*(_table(*key, block) for key, block in blocks.items()), *front.tables_of(studies)]
 
 
 def _table(dataset: str, split: str, setting: str, studies: Sequence[Study]) -> Table:

@@ -1,0 +1,41 @@
+"""The trials of a search for two objectives that no other trial beats in both (Pareto's front)."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from bench.metrics import METRICS
+from bench.stats import spread
+from bench.tables import Cell, Column, Row, Table, compact, percent
+
+NOTE = "Of these trials none is both as accurate on val as another and cheaper."
+
+
+def tables_of(studies: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
+    """Yield a table for each study that has two objectives, the most accurate trial first."""
+    for study in studies:
+        objectives = study["search"]["objectives"]
+        trials = [t for t in study["trials"] if t["number"] in study.get("front", ())]
+        if len(objectives) < 2 or not trials:
+            continue
+        cost = METRICS[objectives[1]]
+        trials.sort(key=lambda t: (-t["val_accuracy"], t[objectives[1]]))
+        rows = [
+            Row(
+                f"trial {t['number']} ({t['origin'] or 'search'})",
+                (
+                    Cell(percent(spread(t["seeds"]))),
+                    Cell(compact(t[objectives[1]])),
+                    Cell(", ".join(f"{k} {_value(v)}" for k, v in t["params"].items())),
+                ),
+            )
+            for t in trials
+        ]
+        where = study["where"]
+        place = ", ".join([where["dataset"], f"{where['split']} split", where["setting"]])
+        name = " → ".join(filter(None, (where["teacher"], where["student"])))
+        columns = Column("val", "%"), Column(cost.label, cost.unit), Column("searched", "", 1)
+        yield Table(f"{name}, {place}: the front", columns, tuple(rows), (NOTE,), lesser=True)
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
