@@ -100,8 +100,8 @@ def study_id(content: Mapping[str, Any]) -> str:
 WHERE = ("dataset", "split", "setting", "teacher", "student")
 _HEADER = """\
 # Written by `gkdbench tune`; `gkdbench run {sweep}.yaml --tuned` uses it. Each entry is the one
-# trial with the best mean val accuracy over the tuning seeds (ties: fewer parameters); no test label
-# was read.
+# trial with the best mean val accuracy over the tuning seeds (ties: fewer parameters); no test
+# label was read.
 """
 
 
