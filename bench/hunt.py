@@ -4,11 +4,10 @@ Files of a study, beside Optuna's own journal: `study.json`, `trials.csv` and pl
 """
 
 import contextlib
-import csv
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,38 +17,16 @@ from bench.expand import Search
 from bench.hparams import derive_seed
 from bench.jobs import Stopped
 from bench.results import CorruptError, Row
+from bench.running import Running
 from bench.storage import Storage
 from bench.study import Study, Trial
 from bench.sweep import Sweep
-from bench.tuning import WHERE, Tuned, replace_text, start_digest, study_id
+from bench.tuning import WHERE, Tuned, replace_text, start_digest, study_id, write_trials
 
 if TYPE_CHECKING:
     from bench.run import Place
 
 DIGITS = 9  # of val accuracies that are compared
-
-
-@dataclass
-class Running:
-    """A trial between ask and tell."""
-
-    trial: Trial
-    config: dict[str, Any]
-    rows: dict[int, Row] = field(default_factory=dict)  # seed -> row
-    given: set[int] = field(default_factory=set)  # seeds whose cells were submitted
-    again: set[int] = field(default_factory=set)  # those submitted anew after they were lost
-    heard: int = 0  # fits that came
-    pruned: bool = False
-    reason: str = ""  # why it failed
-    seconds: float = 0.0  # of fitting, fits that failed or were stopped too
-
-    def decided(self, seeds: list[int]) -> bool:
-        """Whether it needs no further cell."""
-        return self.pruned or bool(self.reason) or len(self.rows) == len(seeds)
-
-    def ended(self, seeds: list[int]) -> bool:
-        """Whether it is decided and nothing of it runs: a fit that is told to stop still comes."""
-        return self.decided(seeds) and self.heard >= len(self.given)
 
 
 class Hunt:
@@ -324,7 +301,7 @@ class Hunt:
         content = self.content(records, chosen, front)
         path, table = self.folder / "study.json", self.folder / "trials.csv"
         replace_text(path, json.dumps(content, indent=1) + "\n")
-        _write_csv(table, records, [d.name for d in self.space])
+        write_trials(table, records, [d.name for d in self.space])
         return [path, table]
 
     def plot(self, *, anew: bool) -> list[Path]:
@@ -353,21 +330,3 @@ def _numbers(row: Row) -> dict[str, float]:
 
 def _val(row: Row) -> float:
     return _numbers(row)["val_accuracy"]
-
-
-# ---- files ----------------------------------------------------------------------------------
-
-
-def _write_csv(path: Path, records: list[dict[str, Any]], names: list[str]) -> None:
-    """One line for each trial; seeds side by side, hyper-parameters under their own names."""
-    seeds = sorted({seed for r in records for seed in r.get("seeds", {})}, key=int)
-    plain = ["number", "origin", "state", "val_accuracy", "size", "seconds", "reason"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow([*plain, *(f"seed_{s}" for s in seeds), *names])
-        for r in records:
-            values = [r.get("seeds", {}).get(s) for s in seeds]
-            table.writerow(
-                [*(r.get(k) for k in plain), *values, *(r["params"].get(n) for n in names)]
-            )

@@ -1,4 +1,4 @@
-"""Studies: Optuna behind ask, report and tell; with `storage`, the only importer of optuna.
+"""Studies: Optuna behind ask, report and tell; only `storage` and `study_plots` import it beside.
 
 What decides a trial is stored or derived: every trial has a sampler of its own, seeded with the
 trial's number, and the trials of a batch are told together. So a search gives the same trials on
@@ -7,8 +7,6 @@ keep that promise.)
 """
 
 import contextlib
-import math
-import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +14,11 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+from bench import grid
 from bench.hparams import derive_seed
 from bench.space import Dimension
 from bench.tuning import Tuning
 
-GRID_POINTS = 5  # values of a range that `grid` tries
 DIRECTIONS = {"val_accuracy": "maximize"}  # all else is a cost
 
 
@@ -132,7 +130,7 @@ class Study:
         """The number of trials of a whole search: a grid may have fewer points than are asked."""
         if self.tuning.sampler != "grid":
             return self.tuning.trials
-        return min(self.tuning.trials, self._starts + math.prod(self._axes))
+        return min(self.tuning.trials, self._starts + grid.size(self.space))
 
     @property
     def _starts(self) -> int:
@@ -140,29 +138,13 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         return sum(bool(t.user_attrs.get("origin")) for t in trials)
 
-    @property
-    def _axes(self) -> list[int]:
-        return [len(_grid(dimension)) for dimension in self.space]
-
     def _place_on_grid(self, number: int) -> None:
-        """Put the next point of the grid, in an order drawn once, at the head of the search.
-
-        Optuna's own GridSampler ends a study from within `tell`, and knows no trials beside its
-        own.
-        """
-        place = number - self._starts
+        """Put the grid's next point at the head of the search, unless something is there."""
         waiting = _optuna().trial.TrialState.WAITING
-        if place < 0 or self._study.get_trials(deepcopy=False, states=(waiting,)):
-            return
-        points, most = math.prod(self._axes), 100_000  # of the order; a search has no more trials
-        order = random.Random(derive_seed(self.seed, "study")).sample(
-            range(points), min(points, most)
-        )
-        values, index = {}, order[place]
-        for dimension, size in zip(self.space, self._axes, strict=True):
-            index, step = divmod(index, size)
-            values[dimension.name] = _grid(dimension)[step]
-        self._study.enqueue_trial(values)
+        place = number - self._starts
+        if place >= 0 and not self._study.get_trials(deepcopy=False, states=(waiting,)):
+            seed = derive_seed(self.seed, "study")
+            self._study.enqueue_trial(grid.point(self.space, place, seed))
 
     @property
     def asked(self) -> int:
@@ -267,37 +249,10 @@ class Study:
 
     def plots(self, folder: Path) -> list[Path]:
         """Draw Optuna's own plots of the study as PNG files; those that it cannot draw are left."""
-        import matplotlib.pyplot as plt
+        from bench.study_plots import draw
 
         with _quiet():
-            from optuna.visualization import matplotlib as draw
-
-            files = []
-            for name, figure in _figures(draw, self._study, len(self.tuning.objectives)):
-                path = folder / f"{name}.png"
-                top = figure.ravel()[0] if hasattr(figure, "ravel") else figure
-                top.figure.savefig(path, dpi=110, bbox_inches="tight")
-                plt.close(top.figure)
-                files.append(path)
-        return files
-
-
-def _figures(draw: Any, study: Any, objectives: int) -> Iterator[tuple[str, Any]]:
-    todo = {
-        "history": draw.plot_optimization_history,
-        "importance": draw.plot_param_importances,
-        "slice": draw.plot_slice,
-        "parallel_coordinate": draw.plot_parallel_coordinate,
-    }
-    target: dict[str, Any] = {}
-    if objectives > 1:  # these show one: the first
-        target = {"target": lambda trial: trial.values[0], "target_name": "val_accuracy"}
-    for name, plot in todo.items():
-        with contextlib.suppress(ValueError, RuntimeError, ZeroDivisionError):  # too few trials
-            yield name, plot(study, **target)
-    if objectives > 1:
-        with contextlib.suppress(ValueError, RuntimeError, ZeroDivisionError):
-            yield "pareto", draw.plot_pareto_front(study)
+            return draw(self._study, len(self.tuning.objectives), folder)
 
 
 def _times(trial: Any) -> dict[str, str]:
@@ -319,18 +274,6 @@ def _suggest(handle: Any, dimension: Dimension) -> Any:
         return handle.suggest_categorical(name, list(dimension.values))
     ask = handle.suggest_int if dimension.whole else handle.suggest_float
     return ask(name, dimension.low, dimension.high, log=dimension.log)
-
-
-def _grid(dimension: Dimension) -> list[Any]:
-    """The values of a dimension on a grid."""
-    import numpy as np
-
-    if dimension.values:
-        return list(dimension.values)
-    space = np.geomspace if dimension.log else np.linspace
-    points = [float(x) for x in space(dimension.low, dimension.high, GRID_POINTS)]
-    points[0], points[-1] = dimension.low, dimension.high  # not a rounding beside them
-    return sorted({round(x) for x in points}) if dimension.whole else points
 
 
 # ---- Optuna itself --------------------------------------------------------------------------

@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from bench import track_live
 from bench import track_trials as content
 from bench.cell import Cell, Protocol
 from bench.results import Row, Store
 from bench.track import BLOCK, Tracker
 from bench.track_index import TUNING, Child, Tracked, read_row
+from bench.track_live import Fit
 from bench.track_store import TrackingError, guarded, noted
 from bench.tuning import best_trial, read_studies, tuned_sweeps
 
@@ -23,6 +25,10 @@ Studies = Sequence[content.Study]
 
 class StudyTracker(Tracker):
     """Writes studies to a tracking store; errors are those of `Tracker`."""
+
+    def __init__(self, store: Store, uri: str | None = None) -> None:
+        super().__init__(store, uri)
+        self._going: set[str] = set()  # runs of trials that go on
 
     def log_trials(self, sweep: str, studies: Studies) -> int:
         """Track the trials that are not tracked as they are now; return how many runs.
@@ -50,6 +56,40 @@ class StudyTracker(Tracker):
                     self._log_progress(tracked, study, fresh)
             self._sweeps[experiment] = tracked  # after an error it is looked at anew
         return len(todo)
+
+    def log_live_trial(
+        self, sweep: str, study: content.Study, trial: content.Trial, fit: Fit
+    ) -> None:
+        """Write what the first fit of a running trial reported; `log_trials` replaces its run."""
+        from mlflow.entities import Metric, Param
+
+        experiment, place = sweep + TUNING, (study["id"], trial["number"])
+        with guarded(self.uri):
+            tracked = self._sweeps.pop(experiment, None) or self._look(experiment)
+            if study["id"] not in tracked.studies:
+                self._create_study(tracked, sweep, study)
+            child = tracked.trials.get(place)
+            if child is None:
+                tags = content.trial_tags(study, trial, sweep, None)
+                tags |= {"mlflow.parentRunId": tracked.studies[study["id"]].run_id}
+                name = content.trial_name(study, trial)
+                run = self.client.create_run(tracked.id, fit.start, tags, run_name=name)
+                child = tracked.trials[place] = Child(run.info.run_id, content.digest(trial))
+                params = content.trial_params(study, trial).items()
+                self.client.log_batch(child.run_id, params=[Param(k, v) for k, v in params])
+                self._going.add(child.run_id)
+            points = [Metric(*point) for point in track_live.points(fit.fresh)]
+            self.client.log_batch(child.run_id, points)
+            self._sweeps[experiment] = tracked
+
+    def leave_live(self, sweep: str) -> None:
+        """End the runs of trials that nobody ended: the same command goes on with these trials."""
+        experiment = sweep + TUNING
+        with guarded(self.uri):
+            tracked = self._sweeps.get(experiment)
+            left = {child.run_id for child in tracked.trials.values()} if tracked else set()
+            for run_id in sorted(left & self._going):
+                self.client.set_terminated(run_id, "KILLED")
 
     def finish_studies(self, sweep: str, studies: Studies) -> None:
         """Write what won on the parent runs, attach the studies' files, and note what is tracked.
@@ -94,6 +134,7 @@ class StudyTracker(Tracker):
         study, trial = asked
         if older := tracked.trials.pop((study["id"], trial["number"]), None):
             self.client.delete_run(older.run_id)
+            self._going.discard(older.run_id)
         start, end = content.times(trial)
         key = content.teacher_key(row)
         teacher = tracked.cells.get(key)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 OnTrials = Callable[[Hunt, list[dict[str, Any]]], None]
+OnReport = Callable[[Hunt, Running, engines.Report], None]
 Waiting = dict[str, list[tuple[Hunt, Running, int]]]  # by key of the cell
 
 
@@ -101,6 +102,7 @@ def tune(
     storage: str | None = None,
     tuned_file: Path | None = None,
     on_trials: OnTrials | None = None,
+    on_report: OnReport | None = None,
     plots: bool = True,
     **engine: Any,
 ) -> TuneOutcome:
@@ -115,6 +117,7 @@ def tune(
         storage: URL of a database for the studies; by default a journal file for each.
         tuned_file: where to write what won.
         on_trials: called with a study and all its finished trials after each batch.
+        on_report: called with the scores of the fits of each trial's first seed.
         plots: whether to draw Optuna's plots of finished studies.
         engine: arguments of `engine.open_engine`.
 
@@ -128,7 +131,7 @@ def tune(
         hunts = [Hunt(asked, sweep, place, kept) for asked in searches(sweep, data_root)]
         trials = sum(max(h.study.budget - h.study.finished, 0) for h in hunts)
         try:
-            fits = _search(hunts, place, plan, outcome, engine, on_trials)
+            fits = _search(hunts, place, plan, outcome, engine, on_trials, on_report)
             with contextlib.closing(fits):  # an interrupt ends the workers now
                 if trials:
                     deque(progress(fits, trials * len(tuning.seeds), "fits"), maxlen=0)
@@ -148,6 +151,7 @@ def _search(
     outcome: TuneOutcome,
     engine_options: dict[str, Any],
     on_trials: OnTrials | None,
+    on_report: OnReport | None,
 ) -> Generator[None, None, None]:
     """Run trials until all budgets are spent; yield for each fit that came, or is not needed."""
     waiting: Waiting = {}
@@ -158,7 +162,7 @@ def _search(
             hold = any(hunt.batch_ended for hunt in hunts)  # it waits to be timed alone
             with outcome.timing("ask"):
                 for hunt in hunts if not hold else ():
-                    _ask(hunt, engine, waiting)
+                    _ask(hunt, engine, waiting, reports=on_report is not None)
             outcome.trials += len(told)
             spared = sum(len(hunts[0].tuning.seeds) - running.heard for running in told)
             yield from [None] * spared
@@ -168,7 +172,7 @@ def _search(
                 return
             for event in engine.events() if waiting else ():
                 with outcome.timing("take"):
-                    came = _route(event, waiting)
+                    came = _route(event, waiting, on_report)
                 yield from [None] * came
 
 
@@ -183,16 +187,16 @@ def _tell(hunts: list[Hunt], waiting: Waiting, on_trials: OnTrials | None) -> li
     return told
 
 
-def _ask(hunt: Hunt, engine: engines.Engine, waiting: Waiting) -> None:
+def _ask(hunt: Hunt, engine: engines.Engine, waiting: Waiting, *, reports: bool) -> None:
     """Submit the cells that a study wants now, those of several trials once."""
     hunt.refill()
     for cell, running, seed in hunt.cells():
         others = waiting.setdefault(cell.key, [])
         others.append((hunt, running, seed))
         if len(others) == 1:
-            listens = hunt.listens(seed)
-            decide = _decider(others) if listens else None
-            engine.submit(cell, reports=listens, decide=decide)
+            decide = _decider(others) if hunt.listens(seed) else None
+            shown = reports and seed == hunt.tuning.seeds[0]
+            engine.submit(cell, reports=shown, decide=decide)
 
 
 def _needs_quiet(hunt: Hunt) -> bool:
@@ -208,10 +212,12 @@ def _decider(waiters: list[tuple[Hunt, Running, int]]) -> Callable[[engines.Repo
     return decide
 
 
-def _route(event: engines.Event, waiting: Waiting) -> int:
+def _route(event: engines.Event, waiting: Waiting, on_report: OnReport | None) -> int:
     """Hand a fit to the trials that wait for it; return how many do."""
-    if isinstance(event, engines.Report):
-        return 0  # `decide` has heard it
+    if isinstance(event, engines.Report):  # `decide` has heard it
+        for hunt, running, _ in waiting.get(event.key, ()) if on_report else ():
+            on_report(hunt, running, event)  # type: ignore[misc]
+        return 0
     waiters = waiting.pop(event.key, [])
     return sum([hunt.take(running, seed, event) for hunt, running, seed in waiters])
 

@@ -4,6 +4,7 @@ A tuned file, `sweeps/tuned/<sweep>.yaml`, is small and meant to be committed: o
 study, with the study's id, its budget and the values that won. `gkdbench run --tuned` reads it.
 """
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -218,3 +219,18 @@ def read_studies(results: Path, sweep: str) -> list[dict[str, Any]]:
             f"{path} is not what `gkdbench tune` writes ({error}); tune again, it takes seconds"
         ) from error
     return found
+
+
+def write_trials(path: Path, records: list[dict[str, Any]], names: list[str]) -> None:
+    """Write a table of trials; seeds side by side, hyper-parameters under their own names."""
+    seeds = sorted({seed for r in records for seed in r.get("seeds", {})}, key=int)
+    plain = ["number", "origin", "state", "val_accuracy", "size", "seconds", "reason"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([*plain, *(f"seed_{s}" for s in seeds), *names])
+        for r in records:
+            values = [r.get("seeds", {}).get(s) for s in seeds]
+            table.writerow(
+                [*(r.get(k) for k in plain), *values, *(r["params"].get(n) for n in names)]
+            )

@@ -74,6 +74,9 @@ LAYERS: dict[str, list[str]] = {
             "tune",
             "storage",
             "study",
+            "study_plots",
+            "grid",
+            "running",
             "hunt",
         ),
         *(
@@ -106,7 +109,7 @@ OWNERS = {
         "track_store",
         "track_study",
     },
-    "optuna": {"storage", "study"},
+    "optuna": {"storage", "study", "study_plots"},
     "dask": {"cluster", "cluster_client", "cluster_worker"},
     "distributed": {"cluster", "cluster_client", "cluster_worker"},
     "codecarbon": {"energy"},

@@ -4,18 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
-from bench import launch_tune, track, tune
+from bench import launch_tune, track, track_live, tune
 from bench.cell import from_data
-from bench.engine import Plan
+from bench.engine import Plan, Report
 from bench.results import Store
 from bench.run import Place
+from bench.track_live import Fit
 from bench.track_store import default_uri
 from bench.track_study import StudyTracker, needs_tracking
+from tests.hunts import Instant, asked
 from tests.studies import make_study, make_trial, write_row, write_rows, write_studies
-from tests.test_tune import Instant, asked
 
 # mlflow's own models use a loader that SQLAlchemy 2.1 deprecates
 pytestmark = [
@@ -253,6 +255,82 @@ def launched(folder, monkeypatch, **options):
     place = Place(folder / "results", folder)
     options = {"progress": lambda items, total, title: items, "plots": False, **options}
     return launch_tune.launch(sweep, place, Plan(1, 1), **options)
+
+
+def test_a_trial_that_takes_long_is_a_run_with_a_growing_curve(blank, tmp_path):
+    shutil.copy(blank, tmp_path)
+    store, (study, _) = make_results(tmp_path)
+    tracker = StudyTracker(store)
+    whole, running = study["trials"][1], {**study["trials"][1], "state": "running", "keys": []}
+    other = {**running, "number": 7}
+    for epochs in (range(0, 20, 5), range(20, 40, 5)):
+        fit = Fit(1_700_000_000_000, {e: (e / 100, 1_700_000_000_000 + e) for e in epochs})
+        for trial in (running, other):
+            tracker.log_live_trial("hunt", {**study, "trials": []}, trial, fit)
+    name = GLNN, f"trial 1: {GLNN}"
+    run = runs_of(tracker)[name]
+    assert run.info.status == "RUNNING"
+    assert run.data.tags["gkdbench.status"] == "running"
+    assert run.data.params["student.lr"] == "0.02"
+    curve = tracker.client.get_metric_history(run.info.run_id, "history/val_accuracy")
+    assert [(point.step, point.value) for point in curve][-1] == (35, 0.35)
+    assert len(curve) == 8
+    tracker.log_trials("hunt", [{**study, "trials": [whole]}])
+    tracker.leave_live("hunt")
+    runs = runs_of(tracker)
+    assert runs[name].info.status == "FINISHED"
+    assert runs[name].data.metrics["val_accuracy_mean"] == pytest.approx(0.86)
+    assert runs[GLNN, f"trial 7: {GLNN}"].info.status == "KILLED"
+    again = StudyTracker(store)  # after an interrupt: the same trial ends
+    again.log_trials("hunt", [{**study, "trials": [whole, {**whole, "number": 7}]}])
+    runs = runs_of(again)
+    assert runs[GLNN, f"trial 7: {GLNN}"].info.status == "FINISHED"
+    assert len([place for place in runs if place[0] == GLNN]) == 2
+
+
+def test_scores_of_a_search_reach_the_runs_of_its_trials(tmp_path, monkeypatch):
+    calls = []
+
+    class Tracker:
+        def __init__(self, store, uri):
+            pass
+
+        def log_live_trial(self, sweep, study, trial, fit):
+            calls.append((study["where"]["student"], trial["number"], list(fit.fresh)))
+
+        def __getattr__(self, name):
+            return lambda *_: 0
+
+    class Slow(Instant):
+        """Reports, and takes its time."""
+
+        answered = []  # noqa: RUF012
+
+        def submit(self, cell, *, reports=False, decide=None):
+            assert reports == (cell.seed == 100)
+            super().submit(cell, reports=reports, decide=decide)
+            if reports:
+                self.queued.insert(0, (Report(cell.key, 4, 0.5), None))
+
+        def answer(self, cell, decide):
+            if isinstance(cell, Report):
+                return cell
+            time.sleep(0.1)
+            return super().answer(cell, decide)
+
+    monkeypatch.setattr("bench.track_study.StudyTracker", Tracker)
+    monkeypatch.setattr(launch_tune, "LIVE_EVERY", 0.01)
+    monkeypatch.setattr(track_live, "AFTER", 0.0)
+    monkeypatch.setattr(launch_tune.track_live.Fits, "__init__", instant_fits)
+    monkeypatch.setattr(tune.engines, "open_engine", Slow)
+    sweep = asked(trials=2, seeds=[100, 101], students=["mlp"], space={"mlp": {"dropout": 0.5}})
+    place = Place(tmp_path / "results", tmp_path)
+    launch_tune.launch(sweep, place, Plan(1, 1), progress=lambda i, t, n: i, plots=False)
+    assert sorted(calls) == [("mlp", 0, [4]), ("mlp", 1, [4])]
+
+
+def instant_fits(self, after=0.0, make=track_live.Fits.__init__):
+    make(self, 0.0)
 
 
 @pytest.mark.slow
