@@ -147,7 +147,8 @@ class Hunt:
                 running.again.add(seed)
                 running.given.discard(seed)
                 return False
-            self.broken = "" if event.lost else event.reason  # its teacher's doing
+            if not event.lost:  # its teacher's doing
+                self.broken = event.reason
         if self.broken:  # the trial stays as it is: the same command goes on with it
             return False
         running.heard += 1
