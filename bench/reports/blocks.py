@@ -3,6 +3,9 @@
 A block is one (dataset, split, setting). A line is one method in it: a teacher, or a student of a
 teacher, with its label; a student with several variants gives several lines, and two configurations
 under one label are two lines, told apart by the keys in which they differ.
+
+Of a student that ships stages `1`, `2`, ... and forms that stop early only the whole competes, its
+last number: its parts are no methods of their own, and each would weaken the correction of all.
 """
 
 import json
@@ -81,9 +84,14 @@ class Block:
         return self.dataset, self.split, self.setting
 
     @property
+    def entries(self) -> dict[str, Line]:
+        """The lines in question, by id: the students; the teachers of a block of teachers."""
+        return _entries(self.lines)
+
+    @property
     def contenders(self) -> dict[str, Line]:
-        """The lines that are ranked, by id: the students; the teachers of a block of teachers."""
-        return _contenders(self.lines)
+        """The entries that are ranked: of a student in stages the whole alone."""
+        return _entries(whole_of(self.lines))
 
     def teacher_of(self, line: Line) -> Line | None:
         """The line of a student's teacher, where there is exactly one that ran."""
@@ -131,14 +139,29 @@ def _block(protocol: tuple[str, str, str], group: pd.DataFrame) -> Block:
     group = group.assign(unit=unit)
     lines = tuple(_lines(group))
     headline = _headline(protocol[2], lines)
-    verdict = against_best({k: x.runs[headline] for k, x in _contenders(lines).items()})
+    verdict = against_best({k: x.runs[headline] for k, x in _entries(whole_of(lines)).items()})
     options = {k: _told(group[k]) for k in _ASKED if k in group}
     return Block(*protocol, lines, headline, verdict, {k: v for k, v in options.items() if v})
 
 
-def _contenders(lines: Iterable[Line]) -> dict[str, Line]:
+def _entries(lines: Iterable[Line]) -> dict[str, Line]:
     every = {line.id: line for line in lines}
     return {name: line for name, line in every.items() if line.student} or every
+
+
+def whole_of(lines: Iterable[Line]) -> list[Line]:
+    """Keep one form of each student in stages: all of them together, its last number."""
+    last: dict[tuple[str, ...], int] = {}
+    lines = list(lines)
+    for line in lines:
+        if line.variant.isdigit():
+            last[_fit(line)] = max(int(line.variant), last.get(_fit(line), 0))
+    return [x for x in lines if x.variant == str(last.get(_fit(x), x.variant))]
+
+
+def _fit(line: Line) -> tuple[str, str, str]:
+    """What the variants of one student share."""
+    return line.teacher, line.student, line.difference
 
 
 def _units(group: pd.DataFrame) -> pd.Series:

@@ -174,7 +174,7 @@ def _origin(number: Number) -> str:
 
 LEGEND = (
     "Percent, mean ± standard deviation over n seeds (ddof 1). Bold: best student "
-    "(of a table without students: teacher); "
+    "(of a table without students: teacher; of a student in stages the whole alone); "
     f"{MARK}: not significantly worse (two-sided Wilcoxon signed-rank test paired by seed, Holm's "
     f"correction, {ALPHA:g})."
 )
@@ -187,7 +187,8 @@ def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
         f"over planned ones where some are missing; {DASH}: nothing measured.",
         "Bold (* in a terminal): the best mean among the students of a table, over all its "
         "teachers; teachers are the reference and do not compete, unless there is no student. "
-        f"Where a method has {MIN_PAIRS} runs or more, one with fewer cannot be the best.",
+        f"Where a method has {MIN_PAIRS} runs or more, one with fewer cannot be the best. Of a "
+        "student in stages the whole alone, its last number, competes and is compared.",
         f"{MARK}: not significantly worse than the best at {ALPHA:g}: two-sided Wilcoxon "
         "signed-rank test paired by seed (exact up to 14 pairs), Holm's correction over the "
         f"comparisons of the table. Nothing is marked below {MIN_PAIRS} common seeds, nor where "

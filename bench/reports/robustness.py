@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bench import axes
 from bench.metrics import METRICS
-from bench.reports.blocks import Block, Line
+from bench.reports.blocks import Block, Line, whole_of
 from bench.stats import difference, order_agreement, spread
 from bench.tables import DASH, Cell, Column, Row, Table, percent, points
 
@@ -137,17 +137,8 @@ def _rung(level: float, block: Block, teacher: str) -> Rung:
     ran = [x for x in block.lines if x.runs[block.headline]]
     own = [x for x in ran if not x.student and x.teacher == teacher]
     mine = [x for x in ran if x.student and x.teacher in (teacher, "")]
-    stages: dict[tuple[str, str], int] = {}
-    for line in mine:
-        if line.variant.isdigit():
-            family = line.student, line.difference
-            stages[family] = max(stages.get(family, 0), int(line.variant))
-    last = [
-        line
-        for line in mine
-        if line.variant == str(stages.get((line.student, line.difference), line.variant))
-    ]
-    return Rung(level, block, own[0] if own else None, {line.name: line for line in last})
+    whole = {line.name: line for line in whole_of(mine)}
+    return Rung(level, block, own[0] if own else None, whole)
 
 
 # ---- tables ---------------------------------------------------------------------------------
