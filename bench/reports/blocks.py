@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -35,7 +36,7 @@ _ASKED = ("features", "self_loops", "hidden_rate", "device")
 
 @dataclass(frozen=True)
 class Line:
-    """One method of a block: its runs by metric and seed, the medians of its costs, its gaps.
+    """One method of a block: its runs and costs by metric and seed, the costs' medians, its gaps.
 
     `gaps` counts planned cells without a result by their reason ("missing", "failed: ...").
     """
@@ -46,6 +47,7 @@ class Line:
     difference: str = ""  # "dropout=0.3": only where one label has several configurations
     runs: Mapping[str, Mapping[Hashable, float]] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
+    paid: Mapping[str, Mapping[Hashable, float]] = field(default_factory=dict)  # costs by seed
     changed: str = ""  # "student: lr": hyper-parameters that differ from the preset's
     knowledge: str = ""  # "output, middle": what the student is taught by; "": not told
     done: int = 0
@@ -230,6 +232,7 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
     )
     for variant in list(done["variant"].unique()) or [""]:
         mine = done[done["variant"] == variant]
+        paid = {name: _runs(mine, name) for name in COST}
         yield Line(
             line.teacher,
             line.student,
@@ -238,9 +241,10 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
             runs={name: _runs(mine, name) for name in _READ},
             costs={
                 name: v
-                for name in COST
-                if pd.notna(v := _median(mine, name)) and (v > 0 or name != "seconds_encode")
+                for name, runs in paid.items()
+                if runs and ((v := median(runs.values())) > 0 or name != "seconds_encode")
             },
+            paid=paid,
             changed=next(iter(_told_of(mine, "changed")), ""),
             knowledge=next(iter(_told_of(mine, "knowledge")), ""),
             done=len(mine),
@@ -253,10 +257,6 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
 def _runs(cells: pd.DataFrame, metric: str) -> dict[Hashable, float]:
     values = pd.to_numeric(_column(cells, metric), errors="coerce")
     return {u: float(v) for u, v in zip(cells["unit"], values, strict=True) if pd.notna(v)}
-
-
-def _median(cells: pd.DataFrame, metric: str) -> float:
-    return float(pd.to_numeric(_column(cells, metric), errors="coerce").median())
 
 
 def _column(cells: pd.DataFrame, name: str) -> pd.Series:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NONE = "no teacher"
 GREY = "#707070"
 WIDE = 46  # characters of a title that a panel has room for
-THRESHOLD = re.compile(r"[a-z]+(\d*\.?\d+)")  # a variant with one: node0.9
+THRESHOLD = re.compile(r"([a-z]+)(\d*\.?\d+)")  # a variant with one: node0.9, exit0.3
 
 
 def without_thresholds(blocks: Sequence[Block], baseline: str = "") -> list[Block]:
