@@ -20,9 +20,9 @@ FAITHFUL = "repeated_errors"
 LEGEND = (
     "Robustness: levels from the easiest to the hardest. change: the hardest minus the easiest one "
     "in points, paired by seed, with its 95 % interval. order kept: Kendall's tau-b of the "
-    "students' means with those at the easiest level (1: the same order, -1: the reverse); none "
-    "below three students. errors repeated: the share of the scored test nodes that the teacher "
-    "gets wrong on which a student gives the same wrong class."
+    "students' means in the table's metric with those at the easiest level (1: the same order, -1: "
+    "the reverse); none below three students. errors repeated: the share of the scored test nodes "
+    "that the teacher gets wrong on which a student gives the same wrong class."
 )
 _EPOCHS = re.compile(r"(.+)-e(\d+)")
 
@@ -164,15 +164,20 @@ def _table(ladder: Ladder) -> Table:
     if any(teacher):
         label = next(x.teacher for x in teacher if x)
         name = "teacher" if ladder.axis == "epochs" else f"{label} (teacher)"
-        rows.append(Row(name, tuple(_cells(ladder, teacher, None)), heading=True))
+        rows.append(Row(name, tuple(_cells(ladder, teacher, "")), heading=True))
     for student in ladder.students:
         lines = [rung.students.get(student) for rung in rungs]
-        rows.append(Row(student, tuple(_cells(ladder, lines, None, bold=True))))
-    kept = [Cell(f"{v:.2f}" if v == v else DASH, faint=v != v) for v in orders(ladder)]
-    rows.append(Row("order kept", (*kept, Cell("")), heading=True))
+        rows.append(Row(student, tuple(_cells(ladder, lines, "", bold=True))))
+    rows.append(_order(ladder))
     unit = METRICS[base.block.headline].label
     title = f"{ladder.title}: {AXES[ladder.axis].label}"
     return Table(title, _columns(rungs), tuple(rows), (f"In each cell: {unit}, %.",))
+
+
+def _order(ladder: Ladder, metric: str = "") -> Row:
+    """How far the order of the students is kept, by level."""
+    kept = [Cell(f"{v:.2f}" if v == v else DASH, faint=v != v) for v in orders(ladder, metric)]
+    return Row("order kept", (*kept, Cell("")), heading=True)
 
 
 def _further(ladder: Ladder, metric: str, head: str) -> Table:
@@ -186,6 +191,8 @@ def _further(ladder: Ladder, metric: str, head: str) -> Table:
         lines = [rung.students.get(student) for rung in rungs]
         if any(line and line.runs.get(metric) for line in lines):
             rows.append(Row(student, tuple(_cells(ladder, lines, metric))))
+    if metric != FAITHFUL:
+        rows.append(_order(ladder, metric))
     title = f"{ladder.title}, {AXES[ladder.axis].label}: {head}"
     return Table(title, _columns(rungs), tuple(rows), (f"In each cell: {head}, %.",), lesser=True)
 
@@ -196,9 +203,9 @@ def _columns(rungs: Sequence[Rung]) -> tuple[Column, ...]:
 
 
 def _cells(
-    ladder: Ladder, lines: Sequence[Line | None], metric: str | None, *, bold: bool = False
+    ladder: Ladder, lines: Sequence[Line | None], metric: str, *, bold: bool = False
 ) -> Iterator[Cell]:
-    """The means of one method by level, then the change; `metric` None: the one that ranks."""
+    """The means of one method by level, then the change; `metric` "": the one that ranks."""
     rungs = ladder.by_difficulty
     runs = [_runs(rung, line, metric) for rung, line in zip(rungs, lines, strict=True)]
     for rung, own, line in zip(rungs, runs, lines, strict=True):
@@ -208,7 +215,7 @@ def _cells(
     yield Cell(text, faint=text == DASH)
 
 
-def _runs(rung: Rung, line: Line | None, metric: str | None) -> Mapping[Hashable, float]:
+def _runs(rung: Rung, line: Line | None, metric: str) -> Mapping[Hashable, float]:
     return line.runs.get(metric or rung.block.headline, {}) if line else {}
 
 
@@ -218,31 +225,38 @@ def _best(rung: Rung) -> Line | None:
     return rung.students[max(means, key=lambda name: means[name])] if means else None
 
 
-def mean_of_students(rung: Rung) -> dict[str, float]:
-    """The students' means in the metric that ranks, by name."""
-    return {
-        name: spread(line.runs[rung.block.headline]).mean for name, line in rung.students.items()
-    }
+def mean_of_students(rung: Rung, metric: str = "") -> dict[str, float]:
+    """The means of the students that have a metric ("": the one that ranks), by name."""
+    runs = {name: _runs(rung, line, metric) for name, line in rung.students.items()}
+    return {name: spread(own).mean for name, own in runs.items() if own}
 
 
-def orders(ladder: Ladder) -> list[float]:
-    """Kendall's tau of the students' order with that of the easiest level, the easiest first."""
-    means = [mean_of_students(rung) for rung in ladder.by_difficulty]
+def orders(ladder: Ladder, metric: str = "") -> list[float]:
+    """Kendall's tau of the students' order with that of the easiest level, the easiest first.
+
+    The order is that of a metric, "" the one that ranks.
+    """
+    means = [mean_of_students(rung, metric) for rung in ladder.by_difficulty]
     return [order_agreement(means[0], other) for other in means]
 
 
 def records(found: Sequence[Ladder]) -> Iterator[dict[str, object]]:
-    """Yield one record for each ladder, level, method and metric, with raw numbers: fractions."""
+    """Yield one record for each ladder, level, method and metric, with raw numbers: fractions.
+
+    `order_kept` is that of the record's own metric; repeated errors rank nobody.
+    """
     for ladder in found:
-        tau = dict(zip((r.level for r in ladder.by_difficulty), orders(ladder), strict=True))
+        levels = [rung.level for rung in ladder.by_difficulty]
+        tau = {m: dict(zip(levels, orders(ladder, m), strict=True)) for m in ("", "macro_f1")}
         for rung in ladder.rungs:
             teacher = {"": rung.teacher} if rung.teacher else {}
             for name, line in {**teacher, **rung.students}.items():
                 for metric in (rung.block.headline, "macro_f1", FAITHFUL):
+                    order = tau.get("" if metric == rung.block.headline else metric, {})
                     value = spread(line.runs.get(metric, {}))
                     if value.n:
                         where = {"axis": ladder.axis, "level": rung.level, "ladder": ladder.title}
                         told = {"method": name or "teacher", "metric": metric, "mean": value.mean}
                         ends = {"std": value.std, "ci_low": value.low, "ci_high": value.high}
-                        kept = {"n": value.n, "order_kept": tau[rung.level]}
+                        kept = {"n": value.n, "order_kept": order.get(rung.level)}
                         yield {**where, **told, **ends, **kept}
