@@ -8,11 +8,13 @@ that ships several stages the last one is shown.
 
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import axes
 from bench.metrics import METRICS
+from bench.reports import untaught
 from bench.reports.blocks import Block, Line, whole_of
+from bench.results import Store
 from bench.stats import difference, order_agreement, spread
 from bench.tables import DASH, Cell, Column, Row, Table, percent, points
 
@@ -22,7 +24,8 @@ LEGEND = (
     "in points, paired by seed, with its 95 % interval. order kept: Kendall's tau-b of the "
     "students' means in the table's metric with those at the easiest level (1: the same order, -1: "
     "the reverse); none below three students. errors repeated: the share of the scored test nodes "
-    "that the teacher gets wrong on which a student gives the same wrong class."
+    "that the teacher gets wrong on which a student gives the same wrong class; one that never saw "
+    "the teacher shows how many that are without it."
 )
 _EPOCHS = re.compile(r"(.+)-e(\d+)")
 
@@ -74,6 +77,11 @@ class Ladder:
         """The names of all students on it."""
         return list(dict.fromkeys(name for rung in self.rungs for name in rung.students))
 
+    def untaught(self, name: str) -> bool:
+        """Whether a student has no teacher."""
+        lines = [rung.students[name] for rung in self.rungs if name in rung.students]
+        return not any(line.teacher for line in lines)
+
     def has(self, metric: str) -> bool:
         """Whether some student has the metric."""
         return any(x.runs.get(metric) for rung in self.rungs for x in rung.students.values())
@@ -82,14 +90,33 @@ class Ladder:
 # ---- ladders --------------------------------------------------------------------------------
 
 
-def ladders(blocks: Sequence[Block]) -> list[Ladder]:
-    """Return the ladders among some blocks, by axis."""
+def ladders(blocks: Sequence[Block], store: Store | None = None) -> list[Ladder]:
+    """Return the ladders among some blocks, by axis.
+
+    From a store students without a teacher get the share of each teacher's errors that they repeat
+    all the same: the level with which that of its students is compared.
+    """
     found = [
         ladder
         for axis in AXES
         for ladder in (_of_epochs(blocks) if axis == "epochs" else _of_splits(blocks, axis))
     ]
-    return [ladder for ladder in found if len(ladder.rungs) > 1]
+    found = [ladder for ladder in found if len(ladder.rungs) > 1]
+    return [_with_reference(x, store) if store and x.has(FAITHFUL) else x for x in found]
+
+
+def _with_reference(ladder: Ladder, store: Store) -> Ladder:
+    return replace(ladder, rungs=tuple(_rung_with_reference(r, store) for r in ladder.rungs))
+
+
+def _rung_with_reference(rung: Rung, store: Store) -> Rung:
+    """Tell what students without a teacher repeat of this rung's teacher."""
+    students = dict(rung.students)
+    for name, line in students.items():
+        if rung.teacher and not line.teacher:
+            errors = untaught.repeated(store, line, rung.teacher)
+            students[name] = replace(line, runs={**line.runs, FAITHFUL: errors})
+    return replace(rung, students=students)
 
 
 def _of_splits(blocks: Sequence[Block], axis: str) -> Iterator[Ladder]:
@@ -190,11 +217,18 @@ def _further(ladder: Ladder, metric: str, head: str) -> Table:
     for student in ladder.students:
         lines = [rung.students.get(student) for rung in rungs]
         if any(line and line.runs.get(metric) for line in lines):
-            rows.append(Row(student, tuple(_cells(ladder, lines, metric))))
+            name = shown_as(ladder, student, metric)
+            rows.append(Row(name, tuple(_cells(ladder, lines, metric))))
     if metric != FAITHFUL:
         rows.append(_order(ladder, metric))
     title = f"{ladder.title}, {AXES[ladder.axis].label}: {head}"
     return Table(title, _columns(rungs), tuple(rows), (f"In each cell: {head}, %.",), lesser=True)
+
+
+def shown_as(ladder: Ladder, student: str, metric: str) -> str:
+    """Return the name of a student beside a metric; among repeated errors some are a reference."""
+    apart = metric == FAITHFUL and ladder.untaught(student)
+    return f"{student}, never saw the teacher" if apart else student
 
 
 def _columns(rungs: Sequence[Rung]) -> tuple[Column, ...]:
