@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any, ClassVar
 
 import numpy as np
@@ -167,6 +167,28 @@ def peak_memory(device: str = "cpu") -> Iterator[dict[str, float]]:
     peak = _status_mib("VmHWM")
     if start is not None and peak is not None:
         found["peak_memory_mib"] = max(0.0, peak - start)
+
+
+def inference_memory(model: Method, graph: Graph) -> dict[str, float]:
+    """Measure what one inference of the whole graph needs: `inference_memory_mib`.
+
+    Counted are the model's parameters and buffers, and what the inference adds at its peak once it
+    is warm (`peak_memory`, the median of three); the graph and its features, which are there for
+    every model, are not. On the CPU that is what the process takes of the system, temporary copies
+    and all: whole pages, counted by the kernel in batches on each processor, so that a difference
+    below about half a MiB tells nothing. Empty where it cannot be measured.
+    """
+    own = sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers()))
+    added = []
+    with torch.no_grad():
+        for _ in range(2):  # what is made once, and kept, is there before
+            model.inference(graph)
+        for _ in range(3):
+            with peak_memory(graph.adj.device.type) as found:
+                model.inference(graph)
+            added.append(found["peak_memory_mib"])
+    needed = own / 2**20 + median(added)
+    return {} if any(map(math.isnan, added)) else {"inference_memory_mib": needed}
 
 
 def _reset_high_water() -> float | None:

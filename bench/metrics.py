@@ -39,6 +39,7 @@ METRICS: dict[str, Metric] = {
     "train_seconds": Metric("training time", "s", False),
     "seconds_encode": Metric("positional encodings", "s", False),
     "peak_memory_mib": Metric("peak memory of the fit", "MiB", False),
+    "inference_memory_mib": Metric("memory of inference, whole graph", "MiB", False),
     "energy_joules": Metric("energy, whole graph", "J", False),
     # Accuracy on a part of the scored test nodes; `diagnose.strata` says which nodes those are.
     "accuracy_degree_low": Metric("accuracy, low degree", "%", True, "degree"),

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +47,9 @@ METRIC_COLUMNS = (
 def tidy(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Flatten rows to records, one for each cell and variant; the stable columns first.
 
-    Then come the other metrics, `key`, `reason`, the seeds, the protocol's options, `seconds_*`,
-    `teacher.*` and `student.*` (the configuration) and `ran.*` (the provenance).
+    `train_seconds` of a stage is the time up to its end, see `_train_seconds`; of all else, that of
+    the fit. Then come the other metrics, `key`, `reason`, the seeds, the protocol's options,
+    `seconds_*`, `teacher.*` and `student.*` (the configuration) and `ran.*` (the provenance).
     """
     return [_record(row, variant) for row in rows for variant in (row.variants or {"": {}})]
 
@@ -66,7 +67,7 @@ def _record(row: Row, variant: str) -> dict[str, Any]:
         "status": row.status,
     }
     numbers: dict[str, Any] = {**row.variants.get(variant, {}), **row.cost.get(variant, {})}
-    numbers["train_seconds"] = row.seconds.get("train")
+    numbers["train_seconds"] = _train_seconds(row.seconds, variant)
     numbers["peak_memory_mib"] = row.fit.get("peak_memory_mib")
     record.update({name: numbers.pop(name, None) for name in METRIC_COLUMNS})
     record.update(numbers)
@@ -86,6 +87,23 @@ def _record(row: Row, variant: str) -> dict[str, Any]:
         record.update({f"{role}.{k}": v for k, v in config.items()})
     record.update({f"ran.{k}": v for k, v in row.ran.items()})
     return record
+
+
+def _train_seconds(seconds: Mapping[str, float], variant: str) -> float | None:
+    """Return what training a variant takes: for stage m of a fit in turns, up to its end.
+
+    The fit's `train` goes to its stages in proportion to their own clocks (`fit_stage_<k>`), which
+    leave out what lies between them: so the last stage costs the whole fit, as it does for a method
+    without stages. Stages that are trained together have no clocks, and each costs the whole fit;
+    so do variants that are no stage.
+    """
+    whole = seconds.get("train")
+    clocks = {k: v for k, v in seconds.items() if k.startswith("fit_stage_")}
+    upto = [f"fit_stage_{k}" for k in range(1, int(variant) + 1)] if variant.isdigit() else []
+    total = sum(clocks.values())
+    if whole is None or not upto or not clocks.keys() >= set(upto) or total <= 0:
+        return whole
+    return whole * (sum(clocks[name] for name in upto) / total)
 
 
 # ---- as a table ------------------------------------------------------------------------------

@@ -276,17 +276,19 @@ def _counted(method: Method, exam: Exam, device: str) -> dict[str, dict[str, flo
 def measure(row: Row, place: Place, *, timed: bool = True) -> dict[str, dict[str, float]]:
     """Measure a finished cell's variants from the stored weights, and store that beside its row.
 
-    MACs are counted unless they were with the fit; latency and energy are measured where `timed`.
-    An earlier timing stays.
+    MACs are counted unless they were with the fit; latency, energy and memory are measured where
+    `timed`. An earlier timing stays.
     """
     cell = from_data(row.cell)
     exam = load_exam(cell, place)
     method = load_model(cell, place)
     counted = row.cost if row.cost else _counted(method, exam, cell.device)
     found = {variant: dict(numbers) for variant, numbers in counted.items()}
-    for variant, model in method.deploy().items() if timed else ():
-        graph = deployed_graph(model.eval(), exam, cell.device)
-        found[variant].update(cost.latency(model, graph), cost_threads=float(place.threads))
+    shipped = method.deploy().items() if timed else ()
+    for take in (cost.latency, cost.inference_memory):  # what empties the heap comes after all else
+        for variant, model in shipped:
+            numbers = take(model.eval(), deployed_graph(model, exam, cell.device))
+            found[variant].update(numbers, cost_threads=float(place.threads))
     place.store.write_cost(row.key, found)
     return found
 

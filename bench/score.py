@@ -20,9 +20,10 @@ from bench.results import Row, Store
 def evaluate(cell: Cell, store: Store, row: Row, draft: Path, exam: Exam, method: Method) -> None:
     """Score every deployed variant into the row; the first and only time test labels are read.
 
-    Writes predictions.npz (class ids int16 of the scored nodes, by variant; "_" is the only one)
-    and, for methods with routers, experts.npz (`diagnose.expert_layers`, `<variant>/...`) into the
-    draft. Where the cell does not evaluate test there are val scores alone, and no file.
+    Writes predictions.npz (class ids int16 of the scored nodes, by variant; "_" is the only one; of
+    a method without a teacher the labels too, as "_labels") and, for methods with routers,
+    experts.npz (`diagnose.expert_layers`, `<variant>/...`) into the draft. Where the cell does not
+    evaluate test there are val scores alone, and no file.
     """
     predictions: dict[str, np.ndarray] = {}
     routing: dict[str, np.ndarray] = {}
@@ -42,6 +43,8 @@ def evaluate(cell: Cell, store: Store, row: Row, draft: Path, exam: Exam, method
             numbers.update(told)
             routing.update({f"{variant or '_'}/{name}": array for name, array in arrays.items()})
         row.variants[variant] = numbers
+    if predictions and reference is None:  # reports compare such methods among each other
+        predictions["_labels"] = exam.graph.y[nodes].numpy().astype(np.int16)
     if predictions:
         np.savez(draft / "predictions.npz", **predictions)  # type: ignore[arg-type]
     if routing:

@@ -5,6 +5,7 @@ import pytest
 from bench.reports import compression
 from bench.reports.blocks import blocks
 from bench.results import frame
+from bench.tables import DASH
 from tests.records import make_row, plan_of
 
 
@@ -42,13 +43,12 @@ def test_each_student_is_divided_into_its_own_teacher_by_hand():
         ("MACs", "graph"),
         ("time", "graph"),
         ("time", "node"),
-        ("memory", "fit"),
-    ]
+    ]  # the memory of the fit is no matter of who uses the model
     (row,) = table.rows  # a student without teacher has no ratio
     assert row.full_label == "gcn → glnn"
     texts = [cell.text for cell in row.cells]
     # 20 / 2 and 24 / 2: the median 11, the ends 10 and 12; the third seed is not timed
-    assert texts[1:] == ["4", "1.5", "11 [10, 12]", "10", "1"]
+    assert texts[1:] == ["4", "1.5", "11 [10, 12]", "10"]
     assert texts[0] == "−2.00 [−2.00, −2.00]"  # noqa: RUF001
     assert table.notes == ("Timed on 2 seeds of each student and its teacher.",)
     assert table.lesser
@@ -96,3 +96,22 @@ def test_modelled_energy_has_a_column_of_its_own_and_ranks_nothing():
     assert table.columns[-1].unit.startswith("modelled")
     assert table.rows[0].cells[-1].text == "3"
     assert not any(cell.best or cell.mark for row in table.rows for cell in row.cells)
+
+
+def test_memory_is_that_of_inference_with_a_dash_where_it_was_not_measured():
+    made = rows(timed=2)
+    for row in made:
+        if "latency_ms" in row.cost[""]:
+            seed = row.cell["seed"]
+            row.cost[""]["inference_memory_mib"] = 8.0 if row.cell["student"] else 40.0 + 16 * seed
+    other = [made_row("krd", seed, 0.7, "gcn", 500, {"macs": 3e6}) for seed in range(3)]
+    guides = [row.key for row in made if row.cell["student"] is None]
+    for row, key in zip(other, guides, strict=True):
+        row.teacher_key = key
+    (table,) = table_of([*made, *other]).values()
+    place = next(i for i, column in enumerate(table.columns) if column.head == "memory")
+    assert table.columns[place].unit == "graph ×"  # noqa: RUF001
+    assert {row.label: row.cells[place].text for row in table.rows} == {
+        "glnn": "6 [5, 7]",  # 40 / 8 and 56 / 8
+        "krd": DASH,
+    }

@@ -1,3 +1,4 @@
+import contextlib
 import math
 import sys
 from pathlib import Path
@@ -213,3 +214,52 @@ def test_where_the_mark_cannot_be_reset_the_peak_is_unknown(monkeypatch):
     with cost.peak_memory() as found:
         pass
     assert math.isnan(found["peak_memory_mib"])
+
+
+class Hungry(Method):
+    """Has 2 MiB of its own, and makes 36 MiB in an inference, 32 of them at once."""
+
+    def __init__(self) -> None:
+        super().__init__(None, 3, 2, 4)
+        self.weight = torch.nn.Parameter(torch.zeros(2**18))
+        self.register_buffer("table", torch.zeros(2**17, dtype=torch.int64))
+        self.asked: list[object] = []
+
+    def forward(self, graph, nodes=None):
+        self.asked.append(nodes)
+        assert not torch.is_grad_enabled()
+        first = torch.ones(4 * 2**20)
+        second = first + 1
+        del first
+        third = torch.ones(2**20)
+        return Output(second[:1].view(1, 1) + third[0], torch.zeros(1, 2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_of_an_inference_by_hand(graph):
+    model = Hungry()
+    found = cost.inference_memory(model, graph)
+    if not found:
+        pytest.skip("the kernel does not let us reset the high-water mark")
+    # 1 MiB of weights, 1 of buffers; two tensors of 16 MiB at once, or one and the small one
+    assert found["inference_memory_mib"] == pytest.approx(2 + 32, abs=1.5)
+    assert model.asked == [None] * 5  # of the whole graph: two to warm up, three that count
+
+
+def test_the_memory_is_the_median_of_three(graph, monkeypatch):
+    seen = iter([9.0, 1.0, 4.0])
+
+    @contextlib.contextmanager
+    def peak(device):
+        found = {}
+        yield found
+        assert device == "cpu"
+        found["peak_memory_mib"] = next(seen)
+
+    monkeypatch.setattr(cost, "peak_memory", peak)
+    assert cost.inference_memory(Hungry(), graph) == {"inference_memory_mib": 6.0}
+
+
+def test_memory_that_cannot_be_measured_is_not_told(graph, monkeypatch):
+    monkeypatch.setattr(cost, "_reset_high_water", lambda: None)
+    assert cost.inference_memory(Hungry(), graph) == {}

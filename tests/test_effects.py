@@ -8,6 +8,7 @@ from bench.cli import main
 from bench.reports import comparison, effects, figures, forest
 from bench.reports.blocks import blocks
 from bench.results import frame
+from bench.tables import DASH
 from tests.records import make_row, plan_of
 
 WINS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06)  # six different differences, all of one sign
@@ -82,6 +83,48 @@ def test_p_values_are_corrected_over_the_comparisons_with_one_baseline():
     assert note.endswith(
         "6 seeds cannot reach p < 0.05 after Holm's correction over 2 comparisons."
     )
+
+
+PARTS = ("exit", *(f"node0.{i}" for i in range(10, 60)))
+
+
+def staged(accuracies, forms=("1", "2", *PARTS)):
+    """A student whose first stage is two points below, and whose early forms are one above."""
+    shift = {"1": -0.02, "2": 0.0}
+    return [
+        make_row(
+            "progmlp",
+            seed,
+            variants={name: {"test_accuracy": value + shift.get(name, 0.01)} for name in forms},
+        )
+        for seed, value in enumerate(accuracies)
+    ]
+
+
+def test_parts_of_a_student_in_stages_have_a_difference_and_no_p():
+    base = [0.70, 0.72, 0.74, 0.76, 0.78, 0.80]
+    block = block_of(rows_of("glnn", base), staged(ahead_of(base, WINS)))
+    found = {effect.line.name: effect for effect in effects.effects_of(block, "glnn")}
+    whole, parts = found.pop("progmlp@2"), list(found.values())
+    assert whole.p == whole.adjusted == 2 / 2**6  # one comparison, for all its 51 other forms
+    assert len(parts) == len(PARTS) + 1
+    assert all(math.isnan(effect.p) and math.isnan(effect.adjusted) for effect in parts)
+    assert found["progmlp@exit"].gap.mean == pytest.approx(0.045)
+    table = effects.table_of(block, "glnn")
+    told = {row.label: [cell.text for cell in row.cells[:4]] for row in table.rows}
+    assert told["progmlp@2"][3] == "0.031"
+    assert told["progmlp@1"] == ["+1.50 [\N{MINUS SIGN}0.46, +3.46]", "6", "4/1/1", DASH]
+    assert told["progmlp@exit"] == ["+4.50 [+2.54, +6.46]", "6", "6/0/0", DASH]
+    assert table.notes[0].endswith("%.")  # six seeds are enough for one comparison
+
+
+def test_of_a_baseline_in_stages_the_other_stages_are_not_tested():
+    base = [0.70, 0.72, 0.74, 0.76, 0.78, 0.80]
+    block = block_of(rows_of("glnn", base), staged(ahead_of(base, WINS)))
+    found = {e.line.name: e.adjusted for e in effects.effects_of(block, "progmlp@2")}
+    assert {name for name, p in found.items() if not math.isnan(p)} == {"glnn"}
+    both = effects.effects_of(block, "progmlp@1")  # a part may be asked for as the baseline
+    assert {e.line.name for e in both if not math.isnan(e.p)} == {"glnn", "progmlp@2"}
 
 
 # ---- who is compared with whom --------------------------------------------------------------

@@ -43,6 +43,37 @@ def test_ratio_and_gain_by_hand():
     assert math.isnan(found["untimed"].ratio)
 
 
+def test_seconds_are_paired_by_seed_by_hand():
+    block = block_of(
+        rows_of("glnn", (0.70, 0.72, 0.74, 0.70), (1.0, 2.0, 9.0, None)),
+        rows_of("norm", (0.72, 0.74, 0.76, 0.72), (3.0, 12.0, 10.0, 50.0)),
+    )
+    ((effect,),) = [effects.effects_of(block, "glnn")]
+    # added 2, 10, 1: median 2; ratios 3, 6, 1.1; of the medians it would be 11 - 2 = 9 and 5.5
+    assert effect.training.ratio == pytest.approx(3.0)
+    assert effect.training.points_per_second == pytest.approx(1.0)  # 2 points for 2 s
+
+
+@pytest.mark.parametrize(
+    ("gaps", "told"),
+    [
+        ((0.01, 0.02, 0.03), False),  # 2 points, t_2 = 4.30: the interval is [-0.48, 4.48]
+        ((0.015, 0.02, 0.025), True),  # [0.76, 3.24]
+        ((0.02,), False),  # one seed has no interval
+    ],
+)
+def test_a_gain_whose_interval_holds_zero_buys_nothing(gaps, told):
+    base = [0.70, 0.72, 0.74][: len(gaps)]
+    better = [round(a + gap, 4) for a, gap in zip(base, gaps, strict=True)]
+    one, two = [1.0] * len(gaps), [2.0] * len(gaps)
+    (effect,) = effects.effects_of(
+        block_of(rows_of("glnn", base, one), rows_of("norm", better, two)), "glnn"
+    )
+    assert effect.gap.mean == pytest.approx(0.02)
+    assert effect.training.ratio == pytest.approx(2.0)
+    assert math.isnan(effect.training.points_per_second) is not told
+
+
 def test_the_table_has_both_numbers_and_dashes():
     table = effects.table_of(block_by_hand(), "glnn")
     assert [column.head for column in table.columns][-2:] == ["training", "gain"]

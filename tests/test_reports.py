@@ -163,6 +163,29 @@ def test_variants_are_lines_of_their_own():
     assert len(table.rows) == 3
 
 
+def test_the_parts_of_a_student_in_stages_do_not_compete():
+    parts = [f"node0.{i}" for i in range(10, 60)]
+    staged = []
+    for s in range(10):
+        levels = {"1": 0.9, "2": 0.8, **dict.fromkeys(parts, 0.79)}
+        variants = {name: {"test_accuracy": v + s / 1000} for name, v in levels.items()}
+        staged.append(make_row("progmlp", s, variants=variants))
+    krd = seeds("krd", 0.7)
+    (block,) = blocks(frame([*staged, *krd]), plan_of([*staged, *krd]))
+    assert list(block.contenders) == ["sage:glnn > progmlp@2", "sage:glnn > krd"]
+    assert block.verdict.best == "sage:glnn > progmlp@2"  # the first stage has a higher mean
+    assert block.verdict.adjusted == {"sage:glnn > krd": 2 / 2**10}
+    table = comparison.table_of(block)
+    marks = cells(table)
+    assert marks["sage:glnn → progmlp@2"].endswith("*")
+    assert sum(text.endswith(("*", "†")) for text in marks.values()) == 1
+    assert "significantly better than every other student." in table.notes[0]
+    ax = figures._accuracy([block]).axes[0]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["progmlp@1", "progmlp@2", *(f"progmlp@{p}" for p in parts), "krd"]
+    assert not [line for line in ax.lines if line.get_linestyle() == "--"]  # no part is a teacher
+
+
 def test_two_configurations_under_one_label_are_never_pooled():
     low = seeds("glnn", 0.7, config={"dropout": 0.3, "lr": 0.01})
     high = seeds("glnn", 0.8, config={"dropout": 0.6, "lr": 0.01})

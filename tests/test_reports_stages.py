@@ -5,12 +5,11 @@ import pytest
 from bench.reports import panels, stages
 from bench.reports.blocks import blocks
 from bench.results import frame
+from bench.stats import spread
 from tests.records import make_row, plan_of
 
-STAGED = {
-    **{"node0.5": 1.2, "node0.9": 2.4, "exit0.6": 2.0, "exit0.3": 1.0, "exit": 2.0},
-    **{"1": 1.0, "2": 2.0, "10": 10.0},
-}
+STAGED = {"node0.5": 1.2, "node0.9": 2.4, "exit0.3": 2.0, "exit0.2": 1.0}
+STAGED |= {"exit": 2.0, "1": 1.0, "2": 2.0, "10": 10.0}
 
 
 def rows(*, cost: bool = True, teachers=("gcn", "sage")):
@@ -52,7 +51,8 @@ def test_forms_become_curves_in_the_order_of_their_stages():
     assert shown == {
         ("progmlp", "stages"): ["1", "2", "10"],
         ("progmlp", "thresholds"): ["node0.5", "node0.9"],
-        ("progmlp", "exit"): ["exit0.3", "exit0.6", "exit"],
+        ("progmlp", "batch"): ["exit0.2", "exit0.3"],
+        ("progmlp", "exit"): ["exit"],
         ("adagmlp", "stages"): ["1", "2"],
         ("ensemble", "stages"): ["ensemble-k2", "ensemble-k4"],
         ("glnn", "point"): ["glnn"],
@@ -70,12 +70,11 @@ def test_every_teacher_with_a_staged_student_has_a_panel():
 
 def test_figures_of_single_methods_leave_thresholds_to_the_curve():
     every = [line.name for line in found(teachers=("gcn",))[0].lines]
-    points = {f"progmlp@{form}" for form in ("node0.5", "node0.9", "exit0.3", "exit0.6")}
+    points = {"progmlp@node0.5", "progmlp@node0.9", "progmlp@exit0.2", "progmlp@exit0.3"}
     (clear,) = panels.without_thresholds(found(teachers=("gcn",)))
     assert [line.name for line in clear.lines] == [name for name in every if name not in points]
     (kept,) = panels.without_thresholds(found(teachers=("gcn",)), baseline="progmlp@node0.9")
-    left_out = {name for name in every if name not in {x.name for x in kept.lines}}
-    assert left_out == points - {"progmlp@node0.9"}
+    assert set(every) - {x.name for x in kept.lines} == points - {"progmlp@node0.9"}
 
 
 def test_a_student_in_stages_may_be_shown_by_its_last_one_alone():
@@ -105,3 +104,110 @@ def test_there_is_a_figure_for_each_cost(tmp_path):
 def test_without_stages_or_cost_there_is_no_figure(tmp_path, options):
     assert stages.draw(found(**options), tmp_path) == []
     assert not list(tmp_path.iterdir())
+
+
+# ---- what is drawn --------------------------------------------------------------------------
+
+
+def early(accuracies, macs, latencies=(), *, first=0.70):
+    """An `exit` that runs other stages on other seeds, beside its two stages; costs by seed."""
+    made = []
+    for seed, (accuracy, count) in enumerate(zip(accuracies, macs, strict=True)):
+        forms = {"exit": accuracy, "exit0.2": accuracy, "1": first + seed / 100, "2": 0.8}
+        cost = {"exit": {"macs": count}, "exit0.2": {"macs": count}, "1": {"macs": 1.0}}
+        cost["2"] = {"macs": 2.0}
+        for numbers in cost.values() if seed < len(latencies) else ():
+            numbers["latency_ms"] = latencies[seed]
+        variants = {name: {"test_accuracy": value} for name, value in forms.items()}
+        made.append(make_row("progmlp", seed, variants=variants, cost=cost))
+        made.append(make_row("", seed, 0.9 + seed / 100, cost={"": dict(cost["2"])}))
+    return made
+
+
+def panel_of(made, cost="macs"):
+    (block,) = blocks(frame(made), plan_of(made))
+    (figure,) = [stages._figure([(block, "sage:glnn")], cost)]
+    return block, figure.axes[0], figure
+
+
+def point_of(block, name, cost):
+    curves = stages.curves(block, "sage:glnn")
+    points = [p for c in curves for p in stages.points_of(block, c, cost)]
+    return next(point for point in points if point.name == name)
+
+
+def test_cost_and_accuracy_are_means_over_the_same_seeds_by_hand():
+    made = early((0.70, 0.76, 0.82, 0.84), (1.0, 2.0, 2.0, 5.0), latencies=(3.0, 8.0, 10.0))
+    block, ax, _ = panel_of(made)
+    exits = point_of(block, "exit", "macs")
+    assert (exits.cost.mean, exits.accuracy.mean) == pytest.approx((2.5, 0.78))  # no median, 2.0
+    timed = point_of(block, "exit", "latency_ms")
+    assert (timed.cost.mean, timed.accuracy.mean) == pytest.approx((7.0, 0.76))
+    assert (timed.seeds, timed.cost.n, timed.accuracy.n) == ({0, 1, 2}, 3, 3)
+    assert ax.get_xlabel() == "MACs, whole graph (4 seeds)"
+    (star,) = [line for line in ax.lines if line.get_marker() == "*"]
+    assert star.get_xydata().tolist() == [[2.5, pytest.approx(78.0)]]
+
+
+def test_the_latency_panel_shows_the_timed_seeds_alone():
+    made = early((0.70, 0.76, 0.82, 0.84), (1.0, 2.0, 2.0, 5.0), latencies=(3.0, 8.0))
+    _, ax, _ = panel_of(made, "latency_ms")
+    assert ax.get_xlabel() == "latency, whole graph (ms; 2 seeds)"
+    (teacher,) = [line for line in ax.lines if line.get_linestyle() == ":"]
+    assert teacher.get_ydata()[0] == pytest.approx(90.5)  # of all four seeds it would be 91.5
+    lacking = [row for row in made if row.cell["student"] or row.cell["seed"] == 0]
+    lacking[-1].cost = {}
+    assert panel_of(lacking, "macs")[1].get_xlabel() == "MACs, whole graph (3 seeds)"
+
+
+def test_a_seed_without_a_cost_is_in_neither_mean():
+    made = early((0.70, 0.76, 0.82), (1.0, 2.0, 6.0))
+    (third,) = [r for r in made if r.cell["student"] and r.cell["seed"] == 2]
+    del third.cost["exit"]
+    block, ax, _ = panel_of(made)
+    point = point_of(block, "exit", "macs")
+    assert (point.cost.mean, point.accuracy.mean) == pytest.approx((1.5, 0.73))
+    assert ax.get_xlabel() == "MACs, whole graph (2 to 3 seeds)"
+
+
+def test_the_star_and_the_curves_of_thresholds_have_their_intervals():
+    (block,) = found(teachers=("gcn",))
+    (figure,) = [stages._figure([(block, "gcn")], "macs")]
+    ax = figure.axes[0]
+    kinds = [type(part).__name__ for part in ax.collections]
+    # bands: stages, nodes, batch, members, ensembles; the star has a bar each way, GLNN one
+    assert [kinds.count("FillBetweenPolyCollection"), kinds.count("LineCollection")] == [5, 3]
+    s = spread({seed: 0.72 + seed / 500 for seed in range(3)})
+    upright = [c for c in ax.collections if type(c).__name__ == "LineCollection"]
+    bars = [part.tolist() for c in upright for part in c.get_segments()]
+    assert [[2e6, 100 * s.low], [2e6, 100 * s.high]] in [
+        [[x, pytest.approx(y)] for x, y in bar] for bar in bars
+    ]
+
+
+def test_batch_and_node_thresholds_are_told_apart():
+    (block,) = found(teachers=("gcn",))
+    (figure,) = [stages._figure([(block, "gcn")], "macs")]
+    styles = [([*line.get_xdata()], line.get_linestyle()) for line in figure.axes[0].lines]
+    assert ([1.2e6, 2.4e6], "--") in styles  # node0.5, node0.9
+    assert ([1e6, 2e6], "-.") in styles  # exit0.2, exit0.3
+    (legend,) = figure.legends
+    looks = {handle.get_label(): handle.get_linestyle() for handle in legend.legend_handles}
+    assert looks["a node stops when sure"] == "--"
+    assert looks["the batch stops when sure"] == "-."
+    plain = early((0.7, 0.8), (1.0, 2.0))
+    for row in plain:
+        row.variants.pop("exit0.2", None)
+    _, _, figure = panel_of(plain)
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["progmlp", "stages 1, 2, ...", "exit", "teacher"]
+
+
+def test_what_is_far_below_leaves_the_panel_and_is_named():
+    made = early((0.80, 0.80), (2.0, 2.0), first=0.30)
+    _, ax, _ = panel_of(made)
+    low, high = ax.get_ylim()
+    assert 70 < low < 80 < 90.5 < high < 95
+    assert [text.get_text() for text in ax.texts] == ["1", "2", "progmlp 1\n↓ 30.5"]
+    (curve,) = [line for line in ax.lines if [*line.get_xdata()] == [1.0, 2.0]]
+    assert [*curve.get_ydata()] == pytest.approx([30.5, 80.0])  # it runs out of the panel

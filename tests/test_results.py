@@ -241,6 +241,32 @@ def test_there_is_one_record_for_each_variant_and_one_for_a_row_without(store):
     ]
 
 
+def test_a_stage_costs_its_share_of_the_fit_up_to_its_end(store):
+    forms = ("exit", "node0.9", "1", "2", "3", "4")
+    row = store_row(store, variants={name: {"test_accuracy": 0.5} for name in forms})
+    clocks = {"fit_stage_1": 1.0, "fit_stage_2": 3.0, "fit_stage_3": 4.0}
+    row.seconds = {"train": 10.0, "fit_train": 6.0, "fit_validate": 2.0, **clocks}
+    told = {r["variant"]: r["train_seconds"] for r in tidy([row])}
+    # 8 of the 10 s are in the stages' clocks: 10 * 1/8, 10 * 4/8 and all of it
+    expected = {"1": 1.25, "2": 5.0, "3": 10.0, "4": 10.0, "exit": 10.0, "node0.9": 10.0}
+    assert told == pytest.approx(expected)  # there is no fourth stage
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        {"train": 10.0},  # members that are trained together
+        {"train": 10.0, "fit_stage_2": 1.0},
+        {"train": 10.0, "fit_stage_1": 0.0, "fit_stage_2": 0.0},
+        {"fit_stage_1": 1.0, "fit_stage_2": 1.0},
+    ],
+)
+def test_a_stage_without_a_clock_costs_the_whole_fit(store, seconds):
+    row = store_row(store, variants={"1": {}, "2": {}})
+    row.seconds = seconds
+    assert [r["train_seconds"] for r in tidy([row])] == [seconds.get("train")] * 2
+
+
 @pytest.mark.parametrize(
     ("status", "done"),
     [("ok", True), ("skipped", True), ("failed", False), ("diverged", False), ("timeout", False)],

@@ -8,6 +8,7 @@ from bench.reports import comparison, ladders, robustness
 from bench.reports.blocks import blocks
 from bench.results import frame
 from bench.stats import order_agreement
+from bench.tables import DASH
 from tests.records import make_row, plan_of
 
 MEANS = {  # level -> student -> accuracy; the order is kept, then two of three pairs are reversed
@@ -118,7 +119,29 @@ def test_imbalance_shows_macro_f1_too():
     splits = dict(zip(MEANS, ["random", "random:imbalance=2", "random:imbalance=5"], strict=True))
     tables = robustness.tables_of(found_in(rows_of(splits)))
     assert [t.title.rpartition(": ")[2] for t in tables[1:]] == ["macro F1", "errors repeated"]
-    assert [row.label for row in tables[1].rows] == ["teacher", "glnn", "krd", "mlp"]
+    labels = ["teacher", "glnn", "krd", "mlp", "order kept"]
+    assert [row.label for row in tables[1].rows] == labels
+    assert [row.label for row in tables[2].rows] == ["glnn", "krd"]  # errors rank nobody
+
+
+def test_macro_f1_keeps_an_order_of_its_own_by_hand():
+    splits = dict(zip(MEANS, ["random", "random:imbalance=2", "random:imbalance=5"], strict=True))
+    made = rows_of(splits)
+    swapped = {"glnn": 0.3, "krd": 0.2, "mlp": 0.1}  # by accuracy it is mlp, krd, glnn there
+    for row in made:
+        label = (row.cell["student"] or {}).get("label")
+        if label and row.cell["protocol"]["split"] == "random:imbalance=5":
+            row.variants[""]["macro_f1"] = swapped[label]
+        if label == "mlp" and row.cell["protocol"]["split"] == "random:imbalance=2":
+            del row.variants[""]["macro_f1"]
+    (ladder,) = found_in(made)
+    by_accuracy, by_f1, _ = robustness.tables_of([ladder])
+    rows = {table: table.rows[-1] for table in (by_accuracy, by_f1)}
+    assert [cell.text for cell in rows[by_accuracy].cells] == ["1.00", "1.00", "-1.00", ""]
+    assert [cell.text for cell in rows[by_f1].cells] == ["1.00", DASH, "1.00", ""]
+    told = {(r["metric"], r["level"]): r["order_kept"] for r in robustness.records([ladder])}
+    assert (told["test_accuracy", 5], told["macro_f1", 5]) == (-1, 1)
+    assert told["repeated_errors", 5] is None
 
 
 def test_a_level_without_a_method_shows_a_dash():

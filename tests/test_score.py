@@ -38,6 +38,29 @@ def test_the_parts_of_a_family_that_covers_all_nodes_mix_to_the_pooled_accuracy(
             assert hits / len(labels) == pytest.approx(pooled)
 
 
+def test_methods_without_a_teacher_keep_the_labels_of_the_nodes_they_were_scored_on(ran):
+    rows, place = ran
+    for cell, row in rows.values():
+        exam = load_exam(cell, place)
+        with np.load(place.store.artefact(row, "predictions.npz")) as file:
+            arrays = dict(file)
+        assert ("_labels" in arrays) is (cell.teacher_cell is None)
+        if cell.teacher_cell is None:
+            assert arrays["_labels"].tolist() == exam.graph.y[score.scored(exam)].tolist()
+    assert {cell.teacher_cell is None for cell, _ in rows.values()} == {True, False}
+
+
+def test_a_taught_students_repeated_errors_are_those_that_reports_compute(ran):
+    """From the files: by the function that gives students without a teacher their reference."""
+    rows, place = ran
+    (_, teacher), (_, student) = rows["gcn"], rows["moe"]
+    with np.load(place.store.artefact(teacher, "predictions.npz")) as file:
+        theirs, labels = file["_"], file["_labels"]
+    with np.load(place.store.artefact(student, "predictions.npz")) as file:
+        found = metrics.repeated_errors(labels, file["_"], theirs)
+    assert found == student.variants[""]["repeated_errors"]
+
+
 def test_every_stratum_of_a_row_stands_in_the_table_of_metrics(ran):
     rows, _ = ran
     for _, row in rows.values():

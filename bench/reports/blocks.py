@@ -3,12 +3,16 @@
 A block is one (dataset, split, setting). A line is one method in it: a teacher, or a student of a
 teacher, with its label; a student with several variants gives several lines, and two configurations
 under one label are two lines, told apart by the keys in which they differ.
+
+Of a student that ships stages `1`, `2`, ... and forms that stop early only the whole competes, its
+last number: its parts are no methods of their own, and each would weaken the correction of all.
 """
 
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -32,7 +36,7 @@ _ASKED = ("features", "self_loops", "hidden_rate", "device")
 
 @dataclass(frozen=True)
 class Line:
-    """One method of a block: its runs by metric and seed, the medians of its costs, its gaps.
+    """One method of a block: its runs and costs by metric and seed, the costs' medians, its gaps.
 
     `gaps` counts planned cells without a result by their reason ("missing", "failed: ...").
     """
@@ -43,6 +47,7 @@ class Line:
     difference: str = ""  # "dropout=0.3": only where one label has several configurations
     runs: Mapping[str, Mapping[Hashable, float]] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
+    paid: Mapping[str, Mapping[Hashable, float]] = field(default_factory=dict)  # costs by seed
     changed: str = ""  # "student: lr": hyper-parameters that differ from the preset's
     knowledge: str = ""  # "output, middle": what the student is taught by; "": not told
     done: int = 0
@@ -81,9 +86,14 @@ class Block:
         return self.dataset, self.split, self.setting
 
     @property
+    def entries(self) -> dict[str, Line]:
+        """The lines in question, by id: the students; the teachers of a block of teachers."""
+        return _entries(self.lines)
+
+    @property
     def contenders(self) -> dict[str, Line]:
-        """The lines that are ranked, by id: the students; the teachers of a block of teachers."""
-        return _contenders(self.lines)
+        """The entries that are ranked: of a student in stages the whole alone."""
+        return _entries(whole_of(self.lines))
 
     def teacher_of(self, line: Line) -> Line | None:
         """The line of a student's teacher, where there is exactly one that ran."""
@@ -131,14 +141,29 @@ def _block(protocol: tuple[str, str, str], group: pd.DataFrame) -> Block:
     group = group.assign(unit=unit)
     lines = tuple(_lines(group))
     headline = _headline(protocol[2], lines)
-    verdict = against_best({k: x.runs[headline] for k, x in _contenders(lines).items()})
+    verdict = against_best({k: x.runs[headline] for k, x in _entries(whole_of(lines)).items()})
     options = {k: _told(group[k]) for k in _ASKED if k in group}
     return Block(*protocol, lines, headline, verdict, {k: v for k, v in options.items() if v})
 
 
-def _contenders(lines: Iterable[Line]) -> dict[str, Line]:
+def _entries(lines: Iterable[Line]) -> dict[str, Line]:
     every = {line.id: line for line in lines}
     return {name: line for name, line in every.items() if line.student} or every
+
+
+def whole_of(lines: Iterable[Line]) -> list[Line]:
+    """Keep one form of each student in stages: all of them together, its last number."""
+    last: dict[tuple[str, ...], int] = {}
+    lines = list(lines)
+    for line in lines:
+        if line.variant.isdigit():
+            last[_fit(line)] = max(int(line.variant), last.get(_fit(line), 0))
+    return [x for x in lines if x.variant == str(last.get(_fit(x), x.variant))]
+
+
+def _fit(line: Line) -> tuple[str, str, str]:
+    """What the variants of one student share."""
+    return line.teacher, line.student, line.difference
 
 
 def _units(group: pd.DataFrame) -> pd.Series:
@@ -207,6 +232,7 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
     )
     for variant in list(done["variant"].unique()) or [""]:
         mine = done[done["variant"] == variant]
+        paid = {name: _runs(mine, name) for name in COST}
         yield Line(
             line.teacher,
             line.student,
@@ -215,9 +241,10 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
             runs={name: _runs(mine, name) for name in _READ},
             costs={
                 name: v
-                for name in COST
-                if pd.notna(v := _median(mine, name)) and (v > 0 or name != "seconds_encode")
+                for name, runs in paid.items()
+                if runs and ((v := median(runs.values())) > 0 or name != "seconds_encode")
             },
+            paid=paid,
             changed=next(iter(_told_of(mine, "changed")), ""),
             knowledge=next(iter(_told_of(mine, "knowledge")), ""),
             done=len(mine),
@@ -230,10 +257,6 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
 def _runs(cells: pd.DataFrame, metric: str) -> dict[Hashable, float]:
     values = pd.to_numeric(_column(cells, metric), errors="coerce")
     return {u: float(v) for u, v in zip(cells["unit"], values, strict=True) if pd.notna(v)}
-
-
-def _median(cells: pd.DataFrame, metric: str) -> float:
-    return float(pd.to_numeric(_column(cells, metric), errors="coerce").median())
 
 
 def _column(cells: pd.DataFrame, name: str) -> pd.Series:

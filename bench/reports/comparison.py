@@ -80,7 +80,8 @@ def write(
         out: created where it is missing; files of the same name are replaced.
         title: the sweep's name.
         provenance: what else the report's foot tells, such as {"command": ...}.
-        store: where the artefacts of the rows lie, for the figures of experts.
+        store: where the artefacts of the rows lie, for the figures of experts and for the errors
+            that students repeat without a teacher.
         baseline: the student that all others are compared with; without one there are no effects.
 
     Returns:
@@ -94,7 +95,7 @@ def write(
 
     out.mkdir(parents=True, exist_ok=True)
     found = blocks(frame, list(planned))
-    climbed = robustness.ladders(found)
+    climbed = robustness.ladders(found, store)
     tables, legends = _tables(frame, found, climbed, baseline)
     told = closing(frame, {"gkdbench": bench.__version__, **(provenance or {})})
     told[-1:-1] = legends

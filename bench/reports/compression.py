@@ -24,18 +24,19 @@ _COLUMNS = {
     "macs_node": Column("MACs", f"node {TIMES}", 4),
     "latency_ms": Column("time", f"graph {TIMES}"),
     "latency_node_ms": Column("time", f"node {TIMES}"),
-    "peak_memory_mib": Column("memory", f"fit {TIMES}", 3),
+    "inference_memory_mib": Column("memory", f"graph {TIMES}", 3),
     "energy_joules": Column("energy", f"graph {TIMES}", 2),
     "energy_modelled_joules": Column("energy", f"modelled {TIMES}", 2),
 }
-MEASURED = ("latency_ms", "latency_node_ms", "peak_memory_mib", "energy_joules")
+MEASURED = ("latency_ms", "latency_node_ms", "inference_memory_mib", "energy_joules")
 LEGEND = (
     f"Compression: a student's teacher over the student ({TIMES}; above 1 the student is the "
     "smaller one), each with the very teacher it was distilled from, median over the runs where "
     "both were measured; in brackets the lowest and the highest, where there are several and they "
-    "differ. accuracy: student minus teacher. memory is that of the fit. Modelled energy is "
-    "the processor's nominal power times its load times the time: it follows latency, and nothing "
-    "is ranked by it."
+    "differ. accuracy: student minus teacher. memory: the model's parameters and what an inference "
+    "of the whole graph adds at its peak, the graph itself apart (that of the fit is in the "
+    "comparison). Modelled energy is the processor's nominal power times its load times the time: "
+    "it follows latency, and nothing is ranked by it."
 )
 Costs = Mapping[tuple[str, str], Mapping[str, float]]  # (key, variant) -> metric -> number
 

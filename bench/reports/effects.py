@@ -31,7 +31,9 @@ LEGEND = (
     "(same split, same teacher), with the 95 % interval of Student's t, each on its own; wins, "
     "ties and losses count seeds. p: two-sided Wilcoxon signed-rank test on these pairs, after "
     "Holm's correction over the comparisons with one baseline in a table; none below "
-    f"{MIN_PAIRS} pairs. Bold (* in a terminal): p < {ALPHA:g}. {overhead.LEGEND}"
+    f"{MIN_PAIRS} pairs. Of a student in stages the whole alone, its last number, is tested; its "
+    "other forms have a difference and no p. Bold (* in a terminal): p < "
+    f"{ALPHA:g}. {overhead.LEGEND}"
 )
 
 
@@ -78,14 +80,14 @@ def effects_of(block: Block, name: str) -> list[Effect]:
 
 def _against(block: Block, base: Line) -> list[Effect]:
     metric = block.headline
-    found = {}
+    found, whole = {}, block.contenders
     for line in block.lines:
         meet = not base.teacher or line.teacher in ("", base.teacher)
         if not line.student or line.id == base.id or not meet:
             continue
         gap = difference(line.runs[metric], base.runs[metric])
         if gap.n:
-            tested = gap.n >= MIN_PAIRS
+            tested = gap.n >= MIN_PAIRS and line.id in whole
             p = paired_p(line.runs[metric], base.runs[metric]) if tested else math.nan
             found[line.id] = Effect(line, base, gap, p)
     adjusted = holm({key: effect.p for key, effect in found.items()})

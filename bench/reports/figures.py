@@ -72,7 +72,7 @@ def _accuracy(blocks: Sequence[Block]) -> "Figure | None":
     if not blocks:
         return None
     colours = colours_of(blocks)
-    most = max(len(block.contenders) for block in blocks)
+    most = max(len(block.entries) for block in blocks)
     figure, panels = grid_of(blocks, height=1.2 + 0.36 * most)
     for ax, block in zip(panels, blocks, strict=True):
         _accuracy_panel(ax, block, colours)
@@ -83,11 +83,11 @@ def _accuracy(blocks: Sequence[Block]) -> "Figure | None":
 def _accuracy_panel(ax: "Axes", block: Block, colours: dict[str, str]) -> None:
     import seaborn as sns
 
-    lines = [x for x in block.contenders.values() if x.runs[block.headline]]
+    lines = [x for x in block.entries.values() if x.runs[block.headline]]
     names = list(dict.fromkeys(line.name for line in lines))
     ran = [x for x in block.lines if x.runs[block.headline]]
     floor = floor_of(block, ran)
-    for line in (x for x in ran if x.id not in block.contenders):
+    for line in (x for x in ran if x.id not in block.entries):
         mean = 100 * mean_of(block, line)
         ax.axvline(mean, color=colours[line.teacher], linestyle="--", linewidth=1, alpha=0.8)
     for line in lines:

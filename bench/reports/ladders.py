@@ -8,7 +8,7 @@ from bench.metrics import METRICS
 from bench.reports import figures
 from bench.reports.blocks import Line
 from bench.reports.panels import GREY, grid, label_of
-from bench.reports.robustness import AXES, FAITHFUL, Ladder, Rung
+from bench.reports.robustness import AXES, FAITHFUL, Ladder, Rung, shown_as
 from bench.stats import spread
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ CAPTIONS = {
     "robustness_f1": "Macro F1 over the imbalance of the train nodes; bands: 95 % intervals over "
     "seeds. Grey: the teacher.",
     "robustness_errors": "Of the test nodes that the teacher gets wrong, the share on which a "
-    "student gives the same wrong class; bands: 95 % intervals over seeds.",
+    "student gives the same wrong class; dotted: one that never saw the teacher. Bands: 95 % "
+    "intervals over seeds.",
 }
 ENOUGH = 3  # seeds for a band: the interval of two is 13 standard errors wide to either side
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
@@ -55,8 +56,12 @@ def _figure(shown: Sequence[Ladder], metric: str) -> "Figure":
         figure.suptitle(shown[0].title.replace(", ", "  ·  "), fontsize=10, fontweight="bold")
     for ax, ladder in zip(panels, shown, strict=True):
         _panel(ax, ladder, metric, looks)
-    drawn = {name for ladder in shown for name in ladder.students if _has(ladder, name, metric)}
-    keys = {name: look for name, look in looks.items() if name in drawn}
+    keys = {
+        shown_as(ladder, name, metric): _look(ladder, name, metric, looks)
+        for name in looks
+        for ladder in shown
+        if name in ladder.students and _has(ladder, name, metric)
+    }
     _legend(figure, keys, teacher=metric != FAITHFUL)
     return figure
 
@@ -75,13 +80,20 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {n: {"color": c, "marker": m} for n, (c, m) in zip(names, pairs, strict=False)}
 
 
+def _look(ladder: Ladder, name: str, metric: str, looks: dict[str, Any]) -> dict[str, Any]:
+    """The colour and marker of a student; dotted where it is a reference."""
+    apart = shown_as(ladder, name, metric) != name
+    return {**looks[name], **({"linestyle": ":"} if apart else {})}
+
+
 def _panel(ax: "Axes", ladder: Ladder, metric: str, looks: dict[str, dict[str, Any]]) -> None:
     import seaborn as sns
 
     axis = AXES[ladder.axis]
     for name in ladder.students:
         lines = [(rung, rung.students[name]) for rung in ladder.rungs if name in rung.students]
-        _curve(ax, lines, metric, {**looks[name], "markersize": 4.5, "linewidth": 1.6})
+        look = _look(ladder, name, metric, looks)
+        _curve(ax, lines, metric, {**look, "markersize": 4.5, "linewidth": 1.6})
     if metric != FAITHFUL:
         lines = [(rung, rung.teacher) for rung in ladder.rungs if rung.teacher]
         _curve(ax, lines, metric, {"color": GREY, "linestyle": "--", "linewidth": 1.4})

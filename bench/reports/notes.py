@@ -174,7 +174,7 @@ def _origin(number: Number) -> str:
 
 LEGEND = (
     "Percent, mean ± standard deviation over n seeds (ddof 1). Bold: best student "
-    "(of a table without students: teacher); "
+    "(of a table without students: teacher; of a student in stages the whole alone); "
     f"{MARK}: not significantly worse (two-sided Wilcoxon signed-rank test paired by seed, Holm's "
     f"correction, {ALPHA:g})."
 )
@@ -187,7 +187,8 @@ def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
         f"over planned ones where some are missing; {DASH}: nothing measured.",
         "Bold (* in a terminal): the best mean among the students of a table, over all its "
         "teachers; teachers are the reference and do not compete, unless there is no student. "
-        f"Where a method has {MIN_PAIRS} runs or more, one with fewer cannot be the best.",
+        f"Where a method has {MIN_PAIRS} runs or more, one with fewer cannot be the best. Of a "
+        "student in stages the whole alone, its last number, competes and is compared.",
         f"{MARK}: not significantly worse than the best at {ALPHA:g}: two-sided Wilcoxon "
         "signed-rank test paired by seed (exact up to 14 pairs), Holm's correction over the "
         f"comparisons of the table. Nothing is marked below {MIN_PAIRS} common seeds, nor where "
@@ -197,7 +198,9 @@ def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
         "ind: unseen ones. agreement: same prediction as the teacher.",
         f"Costs are medians over the runs. {_machine(frame)} Latency is taken with nothing else of "
         "ours running; fit and memory are those of the fit in its own process, while others may "
-        "use the other cores; encode is the time of the positional encodings, not part of fit.",
+        "use the other cores (of one trained stage by stage, fit is the time up to the end of a "
+        "stage, memory that of the whole); encode is the time of the positional encodings, not "
+        "part of fit.",
         "Published numbers are as printed and enter no mean and no test; difference = ours - "
         "published, with Welch's interval where both spreads are known (a spread of unknown "
         "convention is read as ddof 1). Where several sources print a number, the method's own "

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from statistics import median
 
 from bench.reports.blocks import Line
 from bench.stats import Difference
@@ -13,9 +14,10 @@ COLUMNS = (
 )
 RECORDS = ("training_ratio", "points_per_second")
 LEGEND = (
-    "Training: the median seconds of a fit (encodings and the teacher apart) over the baseline's, "
-    "as they were while other cells may have run beside; gain: the difference in points over the "
-    "seconds added, a dash where nothing is gained or nothing added."
+    "Training: the seconds of a fit (encodings and the teacher apart) over the baseline's on the "
+    "same seed, median over the seeds, as they were while other cells may have run beside; gain: "
+    "the difference in points over the seconds added (median over the seeds), a dash unless the "
+    "whole interval of the difference is above zero and something is added."
 )
 
 
@@ -28,13 +30,18 @@ class Overhead:
 
 
 def overhead_of(line: Line, base: Line, gap: Difference) -> Overhead:
-    """Return the overhead of a line whose accuracy differs from the baseline's by `gap`."""
-    own, other = (x.costs.get("train_seconds", math.nan) for x in (line, base))
-    if math.isnan(own) or math.isnan(other) or other <= 0:
+    """Return the overhead of a line whose accuracy differs from the baseline's by `gap`.
+
+    Seconds are paired by seed. Points are told per second only where the gain is not one of chance:
+    a quotient would hide that its interval holds zero.
+    """
+    own, other = (x.paid.get("train_seconds", {}) for x in (line, base))
+    pairs = [(own[seed], other[seed]) for seed in own if other.get(seed, 0) > 0]
+    if not pairs:
         return Overhead()
-    added = own - other
-    gain = 100 * gap.mean / added if added > 0 and gap.mean > 0 else math.nan
-    return Overhead(own / other, gain)
+    added = median(a - b for a, b in pairs)
+    gain = 100 * gap.mean / added if added > 0 and gap.low > 0 else math.nan
+    return Overhead(median(a / b for a, b in pairs), gain)
 
 
 def cells_of(overhead: Overhead) -> list[Cell]:

@@ -4,11 +4,11 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics import METRICS
-from bench.reports.blocks import Block, Line
+from bench.reports.blocks import Block, Line, whole_of
 from bench.stats import spread
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NONE = "no teacher"
 GREY = "#707070"
 WIDE = 46  # characters of a title that a panel has room for
-THRESHOLD = re.compile(r"[a-z]+(\d*\.?\d+)")  # a variant with one: node0.9, exit0.3
+THRESHOLD = re.compile(r"([a-z]+)(\d*\.?\d+)")  # a variant with one: node0.9, exit0.3
 
 
 def without_thresholds(blocks: Sequence[Block], baseline: str = "") -> list[Block]:
@@ -56,22 +56,7 @@ def grid(titles: Sequence[str], height: float, columns: int = 0) -> tuple["Figur
 
 def whole_forms(blocks: Sequence[Block]) -> list[Block]:
     """Keep one form of a student in stages: all of them together, its last number."""
-    return [dataclasses.replace(b, lines=tuple(filter(_is_whole(b), b.lines))) for b in blocks]
-
-
-def _is_whole(block: Block) -> Callable[[Line], bool]:
-    last: dict[tuple[str, ...], int] = {}
-    for x in block.lines:
-        if x.variant.isdigit():
-            place = (x.teacher, x.student, x.difference)
-            last[place] = max(int(x.variant), last.get(place, 0))
-    names = {(*place, str(number)) for place, number in last.items()}
-
-    def check(x: Line) -> bool:
-        place = (x.teacher, x.student, x.difference)
-        return place not in last or (*place, x.variant) in names
-
-    return check
+    return [dataclasses.replace(b, lines=tuple(whole_of(b.lines))) for b in blocks]
 
 
 def floor_of(block: Block, lines: Sequence[Line]) -> float:

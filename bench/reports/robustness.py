@@ -8,11 +8,13 @@ that ships several stages the last one is shown.
 
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import axes
 from bench.metrics import METRICS
-from bench.reports.blocks import Block, Line
+from bench.reports import untaught
+from bench.reports.blocks import Block, Line, whole_of
+from bench.results import Store
 from bench.stats import difference, order_agreement, spread
 from bench.tables import DASH, Cell, Column, Row, Table, percent, points
 
@@ -20,9 +22,10 @@ FAITHFUL = "repeated_errors"
 LEGEND = (
     "Robustness: levels from the easiest to the hardest. change: the hardest minus the easiest one "
     "in points, paired by seed, with its 95 % interval. order kept: Kendall's tau-b of the "
-    "students' means with those at the easiest level (1: the same order, -1: the reverse); none "
-    "below three students. errors repeated: the share of the scored test nodes that the teacher "
-    "gets wrong on which a student gives the same wrong class."
+    "students' means in the table's metric with those at the easiest level (1: the same order, -1: "
+    "the reverse); none below three students. errors repeated: the share of the scored test nodes "
+    "that the teacher gets wrong on which a student gives the same wrong class; one that never saw "
+    "the teacher shows how many that are without it."
 )
 _EPOCHS = re.compile(r"(.+)-e(\d+)")
 
@@ -74,6 +77,11 @@ class Ladder:
         """The names of all students on it."""
         return list(dict.fromkeys(name for rung in self.rungs for name in rung.students))
 
+    def untaught(self, name: str) -> bool:
+        """Whether a student has no teacher."""
+        lines = [rung.students[name] for rung in self.rungs if name in rung.students]
+        return not any(line.teacher for line in lines)
+
     def has(self, metric: str) -> bool:
         """Whether some student has the metric."""
         return any(x.runs.get(metric) for rung in self.rungs for x in rung.students.values())
@@ -82,14 +90,33 @@ class Ladder:
 # ---- ladders --------------------------------------------------------------------------------
 
 
-def ladders(blocks: Sequence[Block]) -> list[Ladder]:
-    """Return the ladders among some blocks, by axis."""
+def ladders(blocks: Sequence[Block], store: Store | None = None) -> list[Ladder]:
+    """Return the ladders among some blocks, by axis.
+
+    From a store students without a teacher get the share of each teacher's errors that they repeat
+    all the same: the level with which that of its students is compared.
+    """
     found = [
         ladder
         for axis in AXES
         for ladder in (_of_epochs(blocks) if axis == "epochs" else _of_splits(blocks, axis))
     ]
-    return [ladder for ladder in found if len(ladder.rungs) > 1]
+    found = [ladder for ladder in found if len(ladder.rungs) > 1]
+    return [_with_reference(x, store) if store and x.has(FAITHFUL) else x for x in found]
+
+
+def _with_reference(ladder: Ladder, store: Store) -> Ladder:
+    return replace(ladder, rungs=tuple(_rung_with_reference(r, store) for r in ladder.rungs))
+
+
+def _rung_with_reference(rung: Rung, store: Store) -> Rung:
+    """Tell what students without a teacher repeat of this rung's teacher."""
+    students = dict(rung.students)
+    for name, line in students.items():
+        if rung.teacher and not line.teacher:
+            errors = untaught.repeated(store, line, rung.teacher)
+            students[name] = replace(line, runs={**line.runs, FAITHFUL: errors})
+    return replace(rung, students=students)
 
 
 def _of_splits(blocks: Sequence[Block], axis: str) -> Iterator[Ladder]:
@@ -137,17 +164,8 @@ def _rung(level: float, block: Block, teacher: str) -> Rung:
     ran = [x for x in block.lines if x.runs[block.headline]]
     own = [x for x in ran if not x.student and x.teacher == teacher]
     mine = [x for x in ran if x.student and x.teacher in (teacher, "")]
-    stages: dict[tuple[str, str], int] = {}
-    for line in mine:
-        if line.variant.isdigit():
-            family = line.student, line.difference
-            stages[family] = max(stages.get(family, 0), int(line.variant))
-    last = [
-        line
-        for line in mine
-        if line.variant == str(stages.get((line.student, line.difference), line.variant))
-    ]
-    return Rung(level, block, own[0] if own else None, {line.name: line for line in last})
+    whole = {line.name: line for line in whole_of(mine)}
+    return Rung(level, block, own[0] if own else None, whole)
 
 
 # ---- tables ---------------------------------------------------------------------------------
@@ -173,15 +191,20 @@ def _table(ladder: Ladder) -> Table:
     if any(teacher):
         label = next(x.teacher for x in teacher if x)
         name = "teacher" if ladder.axis == "epochs" else f"{label} (teacher)"
-        rows.append(Row(name, tuple(_cells(ladder, teacher, None)), heading=True))
+        rows.append(Row(name, tuple(_cells(ladder, teacher, "")), heading=True))
     for student in ladder.students:
         lines = [rung.students.get(student) for rung in rungs]
-        rows.append(Row(student, tuple(_cells(ladder, lines, None, bold=True))))
-    kept = [Cell(f"{v:.2f}" if v == v else DASH, faint=v != v) for v in orders(ladder)]
-    rows.append(Row("order kept", (*kept, Cell("")), heading=True))
+        rows.append(Row(student, tuple(_cells(ladder, lines, "", bold=True))))
+    rows.append(_order(ladder))
     unit = METRICS[base.block.headline].label
     title = f"{ladder.title}: {AXES[ladder.axis].label}"
     return Table(title, _columns(rungs), tuple(rows), (f"In each cell: {unit}, %.",))
+
+
+def _order(ladder: Ladder, metric: str = "") -> Row:
+    """How far the order of the students is kept, by level."""
+    kept = [Cell(f"{v:.2f}" if v == v else DASH, faint=v != v) for v in orders(ladder, metric)]
+    return Row("order kept", (*kept, Cell("")), heading=True)
 
 
 def _further(ladder: Ladder, metric: str, head: str) -> Table:
@@ -194,9 +217,18 @@ def _further(ladder: Ladder, metric: str, head: str) -> Table:
     for student in ladder.students:
         lines = [rung.students.get(student) for rung in rungs]
         if any(line and line.runs.get(metric) for line in lines):
-            rows.append(Row(student, tuple(_cells(ladder, lines, metric))))
+            name = shown_as(ladder, student, metric)
+            rows.append(Row(name, tuple(_cells(ladder, lines, metric))))
+    if metric != FAITHFUL:
+        rows.append(_order(ladder, metric))
     title = f"{ladder.title}, {AXES[ladder.axis].label}: {head}"
     return Table(title, _columns(rungs), tuple(rows), (f"In each cell: {head}, %.",), lesser=True)
+
+
+def shown_as(ladder: Ladder, student: str, metric: str) -> str:
+    """Return the name of a student beside a metric; among repeated errors some are a reference."""
+    apart = metric == FAITHFUL and ladder.untaught(student)
+    return f"{student}, never saw the teacher" if apart else student
 
 
 def _columns(rungs: Sequence[Rung]) -> tuple[Column, ...]:
@@ -205,9 +237,9 @@ def _columns(rungs: Sequence[Rung]) -> tuple[Column, ...]:
 
 
 def _cells(
-    ladder: Ladder, lines: Sequence[Line | None], metric: str | None, *, bold: bool = False
+    ladder: Ladder, lines: Sequence[Line | None], metric: str, *, bold: bool = False
 ) -> Iterator[Cell]:
-    """The means of one method by level, then the change; `metric` None: the one that ranks."""
+    """The means of one method by level, then the change; `metric` "": the one that ranks."""
     rungs = ladder.by_difficulty
     runs = [_runs(rung, line, metric) for rung, line in zip(rungs, lines, strict=True)]
     for rung, own, line in zip(rungs, runs, lines, strict=True):
@@ -217,7 +249,7 @@ def _cells(
     yield Cell(text, faint=text == DASH)
 
 
-def _runs(rung: Rung, line: Line | None, metric: str | None) -> Mapping[Hashable, float]:
+def _runs(rung: Rung, line: Line | None, metric: str) -> Mapping[Hashable, float]:
     return line.runs.get(metric or rung.block.headline, {}) if line else {}
 
 
@@ -227,31 +259,38 @@ def _best(rung: Rung) -> Line | None:
     return rung.students[max(means, key=lambda name: means[name])] if means else None
 
 
-def mean_of_students(rung: Rung) -> dict[str, float]:
-    """The students' means in the metric that ranks, by name."""
-    return {
-        name: spread(line.runs[rung.block.headline]).mean for name, line in rung.students.items()
-    }
+def mean_of_students(rung: Rung, metric: str = "") -> dict[str, float]:
+    """The means of the students that have a metric ("": the one that ranks), by name."""
+    runs = {name: _runs(rung, line, metric) for name, line in rung.students.items()}
+    return {name: spread(own).mean for name, own in runs.items() if own}
 
 
-def orders(ladder: Ladder) -> list[float]:
-    """Kendall's tau of the students' order with that of the easiest level, the easiest first."""
-    means = [mean_of_students(rung) for rung in ladder.by_difficulty]
+def orders(ladder: Ladder, metric: str = "") -> list[float]:
+    """Kendall's tau of the students' order with that of the easiest level, the easiest first.
+
+    The order is that of a metric, "" the one that ranks.
+    """
+    means = [mean_of_students(rung, metric) for rung in ladder.by_difficulty]
     return [order_agreement(means[0], other) for other in means]
 
 
 def records(found: Sequence[Ladder]) -> Iterator[dict[str, object]]:
-    """Yield one record for each ladder, level, method and metric, with raw numbers: fractions."""
+    """Yield one record for each ladder, level, method and metric, with raw numbers: fractions.
+
+    `order_kept` is that of the record's own metric; repeated errors rank nobody.
+    """
     for ladder in found:
-        tau = dict(zip((r.level for r in ladder.by_difficulty), orders(ladder), strict=True))
+        levels = [rung.level for rung in ladder.by_difficulty]
+        tau = {m: dict(zip(levels, orders(ladder, m), strict=True)) for m in ("", "macro_f1")}
         for rung in ladder.rungs:
             teacher = {"": rung.teacher} if rung.teacher else {}
             for name, line in {**teacher, **rung.students}.items():
                 for metric in (rung.block.headline, "macro_f1", FAITHFUL):
+                    order = tau.get("" if metric == rung.block.headline else metric, {})
                     value = spread(line.runs.get(metric, {}))
                     if value.n:
                         where = {"axis": ladder.axis, "level": rung.level, "ladder": ladder.title}
                         told = {"method": name or "teacher", "metric": metric, "mean": value.mean}
                         ends = {"std": value.std, "ci_low": value.low, "ci_high": value.high}
-                        kept = {"n": value.n, "order_kept": tau[rung.level]}
+                        kept = {"n": value.n, "order_kept": order.get(rung.level)}
                         yield {**where, **told, **ends, **kept}

@@ -1,14 +1,18 @@
 """What each stage adds: accuracy against cost along the forms that one fit ships.
 
-A student with variants `1`, `2`, ... is a curve over its stages; its variants `node0.5`, `node0.9`,
-one a threshold, are a second, dashed one; `exit` and `exit0.3` are stars. Students that were fitted
-once for each size under labels such as `ensemble-k2`, `ensemble-k4` are a curve, too; all others
-are points. Bands are 95 % intervals of the mean over the seeds.
+A student with variants `1`, `2`, ... is a curve over its stages. Its variants with a threshold in
+their name are curves of their own: each node stops by itself (`node0.9`), or the whole batch does
+(`exit0.3`); `exit` is a star. Students that were fitted once for each size under labels such as
+`ensemble-k2`, `ensemble-k4` are a curve, too; all others are points.
+
+A point is a mean over seeds on both axes, over those whose cost is known: early exits run other
+stages on other seeds, so that a cost goes with the accuracy of the same seeds. Bands are 95 %
+intervals of that mean.
 """
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +21,25 @@ from bench.metrics import METRICS
 from bench.reports import figures
 from bench.reports.blocks import Block, Line
 from bench.reports.panels import GREY, THRESHOLD, floor_of, grid, label_of
-from bench.stats import spread
+from bench.stats import Spread, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_CAPTION = (
+    "Accuracy against {cost}, stage by stage. Dashed: every node stops by itself once it is sure. "
+    "Dash-dotted: the whole batch stops. Star: the exit of the paper. Both axes are means over the "
+    "same seeds, {seeds}; bands: 95 % intervals. Grey: the teacher. Arrows: far below, with the "
+    "mean."
+)
 CAPTIONS = {
-    "stages_macs": "Accuracy against multiply-accumulates of the whole graph, stage by stage. "
-    "Dashed: every node stops by itself once it is sure. Stars: the exits of the paper. Bands: "
-    "95 % intervals over seeds. Grey: the teacher.",
-    "stages_latency": "Accuracy against the latency of the whole graph, stage by stage. Dashed: "
-    "every node stops by itself once it is sure. Stars: the exits of the paper. Bands: 95 % "
-    "intervals over seeds. Grey: the teacher.",
+    "stages_macs": _CAPTION.format(
+        cost="multiply-accumulates of the whole graph", seeds="those whose MACs were counted"
+    ),
+    "stages_latency": _CAPTION.format(
+        cost="the latency of the whole graph", seeds="those that were timed"
+    ),
 }
 _COSTS = {"stages_macs": "macs", "stages_latency": "latency_ms"}
 _SIZED = re.compile(r"(.+)-k(\d+)")
@@ -40,8 +50,18 @@ class Curve:
     """The forms of one student, or the sizes of one family: (name, line), in order."""
 
     family: str
-    kind: str  # "stages", "thresholds", "exit" or "point"
+    kind: str  # "stages", "thresholds" (of a node), "batch" (thresholds), "exit" or "point"
     points: tuple[tuple[str, Line], ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A form on a panel: its mean cost and accuracy over the same seeds."""
+
+    name: str
+    cost: Spread
+    accuracy: Spread
+    seeds: frozenset[Hashable]
 
 
 def curves(block: Block, teacher: str) -> list[Curve]:
@@ -66,10 +86,9 @@ def _place(line: Line) -> tuple[str, str, float]:
     if line.variant.isdigit():
         return label, "stages", int(line.variant)
     if stops := THRESHOLD.fullmatch(line.variant):
-        kind = "exit" if line.variant.startswith("exit") else "thresholds"
-        return label, kind, float(stops[1])
+        return label, "batch" if stops[1] == "exit" else "thresholds", float(stops[2])
     if line.variant:
-        return (label, "exit", math.inf) if line.variant == "exit" else (label, "point", 0.0)
+        return label, line.variant if line.variant == "exit" else "point", 0.0
     if sized := _SIZED.fullmatch(line.student):
         return sized[1], "stages", int(sized[2])
     return label, "point", 0.0
@@ -94,16 +113,16 @@ def draw(blocks: Sequence[Block], out: Path) -> list[Path]:
 
 
 def _figure(panels: Sequence[tuple[Block, str]], cost: str) -> "Figure | None":
-    drawn = [(b, t) for b, t in panels if any(_costed(c, cost) for c in curves(b, t))]
+    drawn = [(b, t) for b, t in panels if any(points_of(b, c, cost) for c in curves(b, t))]
     if not drawn:
         return None
-    every = (c.family for b, t in drawn for c in curves(b, t))
-    colours = _colours(dict.fromkeys(every))
+    every = [c for b, t in drawn for c in curves(b, t)]
+    colours = _colours(dict.fromkeys(c.family for c in every))
     titles = [f"{b.dataset}  ·  {b.split}  ·  {b.setting}  ·  {t}" for b, t in drawn]
     figure, axes = grid(titles, height=3.4)
     for ax, (block, teacher) in zip(axes, drawn, strict=True):
         _panel(ax, block, teacher, (cost, colours))
-    _legend(figure, colours, columns=4 if len(drawn) == 1 else 6)
+    _legend(figure, colours, {c.kind for c in every}, columns=4 if len(drawn) == 1 else 6)
     return figure
 
 
@@ -114,65 +133,120 @@ def _colours(families: dict[str, None]) -> dict[str, str]:
     return dict(zip(families, palette, strict=False))
 
 
-def _costed(curve: Curve, cost: str) -> list[tuple[str, Line]]:
-    """The points of a curve whose cost is known."""
-    return [(name, line) for name, line in curve.points if line.costs.get(cost, 0) > 0]
+def points_of(block: Block, curve: Curve, cost: str) -> list[Point]:
+    """Return the points of a curve whose cost is known on some seed, in order.
+
+    Both means of a point are over the seeds that have the cost and the accuracy.
+    """
+    found = []
+    for name, line in curve.points:
+        runs = line.runs[block.headline]
+        paid = {u: v for u, v in line.paid.get(cost, {}).items() if v > 0 and u in runs}
+        if paid:
+            accuracy = spread({u: runs[u] for u in paid})
+            found.append(Point(name, spread(paid), accuracy, frozenset(paid)))
+    return found
 
 
 def _panel(ax: "Axes", block: Block, teacher: str, look: tuple[str, dict[str, str]]) -> None:
     import seaborn as sns
 
     cost, colours = look
-    shown = [(c, _costed(c, cost)) for c in curves(block, teacher)]
-    floor = 100 * floor_of(block, [line for _, points in shown for _, line in points])
-    for curve, points in shown:
-        kept = [p for p in points if 100 * spread(p[1].runs[block.headline]).mean >= floor]
-        if kept:
-            _curve(ax, block, Curve(curve.family, curve.kind, tuple(kept)), (cost, colours))
+    found = [(c, points) for c in curves(block, teacher) if (points := points_of(block, c, cost))]
+    every = [(c, point) for c, points in found for point in points]
+    seeds = frozenset[Hashable]().union(*(point.seeds for _, point in every))
+    floor = 100 * floor_of(block, [line for c, _ in found for _, line in c.points])
+    for curve, points in found:
+        _curve(ax, curve.kind, points, colours[curve.family])
     for line in (x for x in block.lines if not x.student and x.teacher == teacher):
-        if line.runs[block.headline]:
-            mean = 100 * spread(line.runs[block.headline]).mean
-            ax.axhline(mean, color=GREY, linestyle=":", linewidth=1.2, zorder=1)
+        runs = {u: v for u, v in line.runs[block.headline].items() if u in seeds}
+        if runs:
+            ax.axhline(100 * spread(runs).mean, color=GREY, linestyle=":", linewidth=1.2, zorder=1)
     metric = METRICS[cost]
-    unit = f" ({metric.unit})" if metric.unit else ""
-    ax.set(xlabel=f"{metric.label}{unit}", ylabel=label_of(block))
+    ax.set(xlabel=f"{metric.label} ({_unit(cost, every)})", ylabel=label_of(block))
     ax.set_xlim(left=0)
     ax.margins(y=0.1)
+    if math.isfinite(floor):
+        _cut(ax, floor, [(c, p, colours[c.family]) for c, p in every])
     _ticks(ax)
     sns.despine(ax=ax)
 
 
-def _curve(ax: "Axes", block: Block, curve: Curve, look: tuple[str, dict[str, str]]) -> None:
+def _unit(cost: str, every: Sequence[tuple[Curve, Point]]) -> str:
+    """The unit of a cost, and over how many seeds its means are."""
+    counts = sorted({len(point.seeds) for _, point in every})
+    told = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    seeds = f"{told} seed{'' if counts == [1] else 's'}"
+    return f"{METRICS[cost].unit}; {seeds}" if METRICS[cost].unit else seeds
+
+
+_LOOKS: dict[str, tuple[str, dict[str, Any]]] = {  # kind of curve -> how it is told and drawn
+    "stages": ("stages 1, 2, ...", {"marker": "o", "markersize": 4.5, "linewidth": 1.6}),
+    "thresholds": (
+        "a node stops when sure",
+        {"marker": ".", "markersize": 7, "linewidth": 1.2, "linestyle": "--"},
+    ),
+    "batch": (
+        "the batch stops when sure",
+        {"marker": "^", "markersize": 5, "linewidth": 1.2, "linestyle": "-."},
+    ),
+    "exit": (
+        "exit",
+        {"marker": "*", "markersize": 13, "linestyle": "", "markeredgecolor": "white", "zorder": 4},
+    ),
+    "point": ("one form", {"marker": "s", "markersize": 5, "linestyle": ""}),
+}
+
+
+def _curve(ax: "Axes", kind: str, points: Sequence[Point], colour: str) -> None:
     """Draw the means, their band, and the names of the stages."""
-    cost, colours = look
-    colour = colours[curve.family]
-    x = [line.costs[cost] for _, line in curve.points]
-    found = [spread(line.runs[block.headline]) for _, line in curve.points]
-    y = [100 * s.mean for s in found]
-    low, high = (
-        [100 * (s.mean if math.isnan(v) else v) for s, v in zip(found, values, strict=True)]
-        for values in ([s.low for s in found], [s.high for s in found])
-    )
-    if curve.kind == "stages" and len(x) > 1:
-        ax.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
-        ax.plot(x, y, color=colour, marker="o", markersize=4.5, linewidth=1.6)
-        for (name, _), at in zip(curve.points, zip(x, y, strict=True), strict=True):
-            _name(ax, name, at, colour)
-    elif curve.kind == "thresholds":
-        ax.plot(x, y, color=colour, marker=".", markersize=7, linewidth=1.2, linestyle="--")
-    elif curve.kind == "exit":
-        star: dict[str, Any] = {"marker": "*", "markersize": 13, "markeredgecolor": "white"}
-        ax.plot(x, y, color=colour, linestyle="", zorder=4, **star)
-    else:
+    x, y = [p.cost.mean for p in points], [100 * p.accuracy.mean for p in points]
+    ends = [_interval(p.accuracy) for p in points]
+    low, high = [100 * a for a, _ in ends], [100 * b for _, b in ends]
+    _, look = _LOOKS[kind]
+    if look.get("linestyle") == "" or len(points) == 1:
         ax.vlines(x, low, high, color=colour, linewidth=1.2, alpha=0.5)
-        ax.plot(x, y, color=colour, marker="s", markersize=5, linestyle="")
+    else:
+        order = sorted(range(len(x)), key=x.__getitem__)  # timed costs need not rise as thresholds
+        at, bottom, top = ([values[i] for i in order] for values in (x, low, high))
+        shade = 0.13 if kind == "stages" else 0.08
+        ax.fill_between(at, bottom, top, color=colour, alpha=shade, linewidth=0)
+    if kind == "exit":  # its stages, and so its cost, vary with the seed
+        sides = [_interval(p.cost) for p in points]
+        left, right = [max(0.0, a) for a, _ in sides], [b for _, b in sides]
+        ax.hlines(y, left, right, color=colour, linewidth=1.2, alpha=0.5)
+    ax.plot(x, y, color=colour, **look)
+    if kind == "stages" and len(points) > 1:
+        for point, place in zip(points, zip(x, y, strict=True), strict=True):
+            _name(ax, point.name, place, colour)
+
+
+def _interval(value: Spread) -> tuple[float, float]:
+    """The ends of the interval; the mean twice where one seed has none."""
+    return (value.mean, value.mean) if math.isnan(value.low) else (value.low, value.high)
+
+
+def _cut(ax: "Axes", floor: float, every: Sequence[tuple[Curve, Point, str]]) -> None:
+    """End the panel above what is far below it, and name that: curves run out of the panel."""
+    top = ax.dataLim.ymax
+    ax.set_ylim(floor, top + 0.1 * (top - floor))
+    for curve, point, colour in every:
+        mean = 100 * point.accuracy.mean
+        if mean < floor:
+            name = curve.family if curve.kind == "point" else f"{curve.family} {_short(point.name)}"
+            at: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "ha": "center"}
+            text = f"{name}\n↓ {mean:.1f}"
+            ax.annotate(text, (point.cost.mean, 0.02), color=colour, fontsize=7.5, **at)
+
+
+def _short(name: str) -> str:
+    return name.rpartition("-k")[2]
 
 
 def _name(ax: "Axes", name: str, at: tuple[float, float], colour: str) -> None:
     """Write the number of a stage above its point."""
-    short = name.rpartition("-k")[2]
     ax.annotate(
-        short,
+        _short(name),
         at,
         xytext=(0, 5),
         textcoords="offset points",
@@ -191,19 +265,18 @@ def _ticks(ax: "Axes") -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
 
 
-def _legend(figure: "Figure", colours: dict[str, str], columns: int) -> None:
+def _legend(
+    figure: "Figure",
+    colours: dict[str, str],
+    kinds: set[str],
+    columns: int,
+) -> None:
+    """Tell the families by colour, then the kinds of curves that are there, then the teacher."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], marker="o", color=c, label=family) for family, c in colours.items()]
-    for label, look in _keys():
-        handles.append(Line2D([], [], color="#555555", label=label, **look))  # type: ignore[arg-type]
+    for label, look in (told for kind, told in _LOOKS.items() if kind in kinds):
+        handles.append(Line2D([], [], color="#555555", label=label, **look))
+    handles.append(Line2D([], [], color="#555555", label="teacher", linestyle=":"))
     place: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 8.5}
-    figure.legend(handles=handles, ncols=columns, **place)
-
-
-def _keys() -> Iterator[tuple[str, dict[str, object]]]:
-    yield "stages 1, 2, ...", {"marker": "o", "markersize": 4.5}
-    yield "a node stops when sure", {"marker": ".", "linestyle": "--"}
-    yield "exit", {"marker": "*", "markersize": 11, "linestyle": ""}
-    yield "one form", {"marker": "s", "markersize": 5, "linestyle": ""}
-    yield "teacher", {"linestyle": ":"}
+    figure.legend(handles=handles, ncols=columns, handlelength=2.8, **place)

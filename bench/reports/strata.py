@@ -42,9 +42,9 @@ LEGEND = (
     "has another label, interior: none has (a node without neighbours is neither); from train: "
     "hops to the nearest train node, 3+ where no path leads to it. A part pools observed and "
     "unseen test nodes.",
-    "Bold: the best mean of a column among the students. Differences are paired by seed, with 95 % "
-    "intervals (Student's t) from three common seeds on, not corrected for the number of "
-    "comparisons.",
+    "Bold: the best mean of a column among the students, of one in stages the whole alone. "
+    "Differences are paired by seed, with 95 % intervals (Student's t) from three common seeds on, "
+    "not corrected for the number of comparisons.",
 )
 _LOOKS = (("#0173b2", "o"), ("#de8f05", "s"), ("#029e73", "^"))  # safe for the colour-blind
 
