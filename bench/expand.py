@@ -83,7 +83,8 @@ def _check_tuned(sweep: Sweep, entry: Tuned, student: Choice) -> None:
         raise ValueError(
             f"seed {both[0]} is reported, and '{student.label}' was tuned on it; report others"
         )
-    if entry.start and entry.start != start_digest(student.config):
+    kind = registry.load_method("student", student.name).Config
+    if entry.start and entry.start != start_digest(kind, student.config):
         raise ValueError(
             f"'{student.label}' was tuned from another configuration than it has here; tune it "
             "again with this one, or leave out what was changed"

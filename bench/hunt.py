@@ -36,6 +36,7 @@ class Hunt:
         assert sweep.tune is not None
         self.asked, self.sweep, self.tuning, self.place = asked, sweep, sweep.tune, place
         method = registry.load_method("student", asked.student.name)
+        self.kind = method.Config
         owner = f"student '{asked.student.label}'"
         narrowed = self.tuning.space_of(asked.student.name, asked.student.label)
         pins = space.pinned(method.Config, owner, narrowed)
@@ -268,7 +269,7 @@ class Hunt:
         return Tuned(
             **dict(zip(WHERE, self.where, strict=True)),
             study=self.id,
-            start=start_digest(entry),
+            start=start_digest(self.kind, entry),
             seeds=list(self.tuning.seeds),
             trials=len(records),
             pruned=sum(r["state"] == "pruned" for r in records),

@@ -134,9 +134,15 @@ class Tuned(BaseModel):
         return (self.dataset, self.split, self.setting, self.teacher, self.student)
 
 
-def start_digest(config: Mapping[str, Any]) -> str:
-    """Return 8 hex digits of the configuration that a student had before it was tuned."""
-    text = json.dumps(dict(config), sort_keys=True, separators=(",", ":"))
+def start_digest(kind: type, config: Mapping[str, Any]) -> str:
+    """Return 8 hex digits of what a configuration changes of the defaults of its Config `kind`.
+
+    So a hyper-parameter that a later version adds leaves it as it is.
+    """
+    default = vars(kind())
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in default.items()}
+    changed = {k: v for k, v in config.items() if k not in plain or plain[k] != v}
+    text = json.dumps(changed, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("hurried")  # the text is compared, the fig
 HOME = Path(bench.__file__).parent.parent
 RECORDS = sorted((HOME / "results" / "reference").glob("*.csv"))
 SHORT = {"ablation_rbm", "equal_budget", "why_nosmog", "why_public"}  # 5 seeds: effects, no tables
+TUNED = [path.stem for path in sorted((HOME / "results/reference/tuning").glob("*.json"))]
 NAMES = ["key", "dataset", "split", "setting", "teacher", "student", "seed"]
 
 
@@ -53,22 +54,31 @@ def test_reference_rows_are_whole_and_come_from_one_clean_commit(path):
     assert all(sorted(seeds) == list(range(count)) for _, seeds in groups)
 
 
-def test_the_tuning_report_is_regenerated_from_its_studies(tmp_path):
-    studies = tuning.read(HOME / "results" / "reference", "tune_cora")
-    tuning.write(studies, tmp_path, title="tune_cora")
+@pytest.mark.parametrize("sweep", TUNED)
+def test_the_tuning_report_is_regenerated_from_its_studies(sweep, tmp_path):
+    studies = tuning.read(HOME / "results" / "reference", sweep)
+    tuning.write(studies, tmp_path, title=sweep)
     for name in ("tuning.md", "tuning.tex", "tuning.csv", "best_of_n.csv"):
-        committed = HOME / "reports" / "reference" / "tune_cora-tuning" / name
+        committed = HOME / "reports" / "reference" / f"{sweep}-tuning" / name
         assert (tmp_path / name).read_text() == committed.read_text()
 
 
-def test_what_was_chosen_is_what_the_studies_found_best_and_the_budgets_are_equal():
-    studies = read_studies(HOME / "results" / "reference", "tune_cora")
-    chosen = {x.study: x for x in read_tuned(HOME / "sweeps" / "tuned" / "tune_cora.yaml")}
+def worth(trial):
+    """What a study ranks its trials by: val accuracy, then fewer parameters, then the earlier."""
+    return -round(trial["val_accuracy"], 9), trial["size"], trial["number"]
+
+
+@pytest.mark.parametrize("sweep", TUNED)
+def test_what_was_chosen_is_what_the_studies_found_best_and_the_budgets_are_equal(sweep):
+    studies = read_studies(HOME / "results" / "reference", sweep)
+    chosen = {x.study: x for x in read_tuned(HOME / "sweeps" / "tuned" / f"{sweep}.yaml")}
     assert chosen.keys() == {study["id"] for study in studies}
-    assert {len(study["trials"]) for study in studies} == {12}
+    assert len({len(study["trials"]) for study in studies}) == 1
     for study in studies:
         best, found = best_trial(study), chosen[study["id"]]
+        assert best == min((t for t in study["trials"] if t["state"] == "complete"), key=worth)
         assert found.trial == best["number"]
+        assert found.seeds == study["search"]["seeds"]
         assert {k: best["config"][k] for k in found.config} == found.config
         assert set(study["search"]["seeds"]).isdisjoint(range(10))  # those that are reported
 

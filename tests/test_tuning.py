@@ -1,11 +1,13 @@
 """What a sweep may say of tuning, and the files that hold what won."""
 
 import re
+from dataclasses import field, make_dataclass
 
 import pytest
 import yaml
 
 from bench.expand import expand
+from bench.registry import load_method
 from bench.sweep import make, read
 from bench.tuning import Tuned, Tuning, read_tuned, start_digest, write_tuned
 
@@ -122,9 +124,13 @@ def test_values_found_on_a_reported_seed_are_refused(tmp_path):
 
 def test_values_found_for_another_configuration_are_refused(tmp_path):
     config = default_of("glnn", tmp_path)
-    entry = won(start=start_digest(config))
+    kind = load_method("student", "glnn").Config
+    entry = won(start=start_digest(kind, config))
     assert len(expand(sweep(), tmp_path, [entry])) == len(expand(sweep(), tmp_path)) + 10
-    assert start_digest(dict(reversed(config.items()))) == entry.start
+    assert start_digest(kind, dict(reversed(config.items()))) == entry.start
+    newer = make_dataclass("Newer", [("added", int, field(default=3))], bases=(kind,), frozen=True)
+    assert start_digest(newer, {**config, "added": 3}) == entry.start
+    assert start_digest(newer, {**config, "added": 4}) != entry.start
     narrow = sweep().model_copy(update={"config": {"glnn": {"hidden_dim": 64}}})
     with pytest.raises(ValueError, match="'glnn' was tuned from another configuration than it"):
         expand(narrow, tmp_path, [entry])
