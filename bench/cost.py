@@ -14,12 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from bench.graph import Graph
@@ -40,6 +42,11 @@ class _DenseProducts(TorchDispatchMode):
     """
 
     whole: ClassVar[set[Any]] = set()  # operations that are known not to be made of others
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled: without this, torch imports its compiler, for two seconds."""
+        return False
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,26 +176,60 @@ def peak_memory(device: str = "cpu") -> Iterator[dict[str, float]]:
         found["peak_memory_mib"] = max(0.0, peak - start)
 
 
-def inference_memory(model: Method, graph: Graph) -> dict[str, float]:
-    """Measure what one inference of the whole graph needs: `inference_memory_mib`.
+class _LiveTensors(TorchDispatchMode):
+    """Follow the bytes of the tensors that a block makes: those alive now, and at the peak.
 
-    Counted are the model's parameters and buffers, and what the inference adds at its peak once it
-    is warm (`peak_memory`, the median of three); the graph and its features, which are there for
-    every model, are not. On the CPU that is what the process takes of the system, temporary copies
-    and all: whole pages, counted by the kernel in batches on each processor, so that a difference
-    below about half a MiB tells nothing. Empty where it cannot be measured.
+    What was there before (weights, the graph) and its views are not among them, nor is what an
+    operation keeps to itself until it returns.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._before: dict[int, StorageWeakRef] = {}  # by storage; the reference keeps its number
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as above
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        for storage in _storages((args, kwargs)):
+            if storage._cdata not in self._made:
+                self._before.setdefault(storage._cdata, StorageWeakRef(storage))
+        out = func(*args, **(kwargs or {}))
+        for storage in _storages(out):
+            if storage._cdata not in self._before:
+                self._made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._made = {k: v for k, v in self._made.items() if not v[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._made.values()))
+        return out
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [x.untyped_storage() for x in tree_leaves(values) if isinstance(x, torch.Tensor)]
+
+
+def inference_memory(model: Method, graph: Graph) -> dict[str, float]:
+    """Count what one inference of the whole graph needs: `inference_memory_mib`.
+
+    Counted are the model's parameters and buffers, and the tensors that the inference makes, at
+    their peak; the graph and its features, which are there for every model, are not. On a GPU torch
+    measures the same; on the CPU the tensors are followed, since the resident set of a process
+    moves by megabytes for reasons of its own.
     """
     own = sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers()))
-    added = []
     with torch.no_grad():
-        for _ in range(2):  # what is made once, and kept, is there before
-            model.inference(graph)
-        for _ in range(3):
-            with peak_memory(graph.adj.device.type) as found:
+        model.inference(graph)  # what is made once, and kept, is there before
+        if graph.adj.device.type == "cuda":
+            with peak_memory("cuda") as found:
                 model.inference(graph)
-            added.append(found["peak_memory_mib"])
-    needed = own / 2**20 + median(added)
-    return {} if any(map(math.isnan, added)) else {"inference_memory_mib": needed}
+            return {"inference_memory_mib": own / 2**20 + found["peak_memory_mib"]}
+        with _LiveTensors() as live:
+            model.inference(graph)
+    return {"inference_memory_mib": (own + live.peak) / 2**20}
 
 
 def _reset_high_water() -> float | None:

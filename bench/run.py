@@ -264,31 +264,32 @@ def _save(draft: Path, log: FitLog, method: Method, exam: Exam | None, device: s
         np.save(draft / "logits.npy", logits.cpu().numpy())
 
 
-# ---- cost: MACs are counted with the fit, latency is measured later and alone ----------------
+# ---- cost: MACs and bytes are counted with the fit, latency is measured later and alone ------
 
 
 def _counted(method: Method, exam: Exam, device: str) -> dict[str, dict[str, float]]:
-    """Count the MACs of what a method deploys, by variant."""
-    shipped = method.deploy()
-    return {v: cost.macs(m.eval(), deployed_graph(m, exam, device)) for v, m in shipped.items()}
+    """Count the MACs and the memory of what a method deploys, by variant."""
+    found = {}
+    for variant, model in method.deploy().items():
+        graph = deployed_graph(model.eval(), exam, device)
+        found[variant] = {**cost.macs(model, graph), **cost.inference_memory(model, graph)}
+    return found
 
 
 def measure(row: Row, place: Place, *, timed: bool = True) -> dict[str, dict[str, float]]:
     """Measure a finished cell's variants from the stored weights, and store that beside its row.
 
-    MACs are counted unless they were with the fit; latency, energy and memory are measured where
-    `timed`. An earlier timing stays.
+    MACs and memory are counted unless they were with the fit; latency and energy are measured
+    where `timed`. An earlier timing stays.
     """
     cell = from_data(row.cell)
     exam = load_exam(cell, place)
     method = load_model(cell, place)
     counted = row.cost if row.cost else _counted(method, exam, cell.device)
     found = {variant: dict(numbers) for variant, numbers in counted.items()}
-    shipped = method.deploy().items() if timed else ()
-    for take in (cost.latency, cost.inference_memory):  # what empties the heap comes after all else
-        for variant, model in shipped:
-            numbers = take(model.eval(), deployed_graph(model, exam, cell.device))
-            found[variant].update(numbers, cost_threads=float(place.threads))
+    for variant, model in method.deploy().items() if timed else ():
+        graph = deployed_graph(model.eval(), exam, cell.device)
+        found[variant].update(cost.latency(model, graph), cost_threads=float(place.threads))
     place.store.write_cost(row.key, found)
     return found
 

@@ -177,9 +177,7 @@ def test_cost_is_measured_on_the_stored_model(cells, tmp_path, place):
     assert found.items() >= row.cost[""].items()
 
 
-def test_the_memory_of_inference_is_measured_with_the_time(cells, tmp_path, place, monkeypatch):
-    fresh = Place(tmp_path, place.data)
-    row = run(cells["", "mlp"], fresh)
+def test_the_memory_of_inference_is_counted_with_the_fit(cells, tmp_path, place, monkeypatch):
     sizes = []
 
     def memory(model, graph):
@@ -187,25 +185,9 @@ def test_the_memory_of_inference_is_measured_with_the_time(cells, tmp_path, plac
         return {"inference_memory_mib": 7.5}
 
     monkeypatch.setattr(cost, "inference_memory", memory)
-    assert "inference_memory_mib" not in runner.measure(row, fresh, timed=False)[""]
-    assert runner.measure(row, fresh)[""]["inference_memory_mib"] == 7.5
-    assert fresh.store.read(row.key).cost[""]["inference_memory_mib"] == 7.5
+    row = run(cells["", "mlp"], Place(tmp_path, place.data))
+    assert row.cost[""]["inference_memory_mib"] == 7.5
     assert sizes == [(row.variants[""]["params"], 0)]  # as deployed: an MLP gets no edges
-
-
-def test_memory_is_measured_after_everything_is_timed(cells, tmp_path, place, monkeypatch):
-    """Handing the heap back to the system would slow the next form that is timed."""
-    fresh = Place(tmp_path, place.data)
-    row = run(cells["", "mlp"], fresh)
-    row.cost, calls = {}, []
-    kind = type(runner.load_model(cells["", "mlp"], fresh))
-    monkeypatch.setattr(kind, "deploy", lambda model: {"1": model, "2": model})
-    monkeypatch.setattr(cost, "latency", lambda *_: calls.append("time") or {"latency_ms": 1.0})
-    monkeypatch.setattr(cost, "inference_memory", lambda *_: calls.append("memory") or {})
-    found = runner.measure(row, fresh)
-    assert calls == ["time", "time", "memory", "memory"]
-    assert {numbers["latency_ms"] for numbers in found.values()} == {1.0}
-    assert all("macs" in numbers for numbers in found.values())
 
 
 def test_macs_of_the_fit_are_those_of_the_stored_model(cells, tmp_path, place):
