@@ -211,3 +211,19 @@ def test_what_is_far_below_leaves_the_panel_and_is_named():
     assert [text.get_text() for text in ax.texts] == ["1", "2", "progmlp 1\n↓ 30.5"]
     (curve,) = [line for line in ax.lines if [*line.get_xdata()] == [1.0, 2.0]]
     assert [*curve.get_ydata()] == pytest.approx([30.5, 80.0])  # it runs out of the panel
+
+
+def test_where_colours_run_out_students_in_one_form_share_a_grey():
+    def colours(others):
+        made = rows(teachers=("gcn",))
+        for i in range(others):
+            at = {"teacher": "gcn", "cost": {"": _cost(1.0 + i, True)}}
+            made += [make_row(f"other{i}", seed, 0.7, **at) for seed in range(3)]
+        (block,) = blocks(frame(made), plan_of(made))
+        return stages._colours(stages.curves(block, "gcn"))
+
+    few, many = colours(6), colours(7)  # with progmlp, adagmlp, ensemble and glnn: 10 and 11
+    assert len(set(few.values())) == len(few) == 10
+    assert {many[f"other{i}"] for i in range(7)} == {many["glnn"]} == {stages.OTHERS}
+    staged = [many[name] for name in ("progmlp", "adagmlp", "ensemble")]
+    assert len({*staged, stages.OTHERS}) == 4

@@ -41,6 +41,7 @@ CAPTIONS = {
         cost="the latency of the whole graph", seeds="those that were timed"
     ),
 }
+OTHERS = "#a8a8a8"  # of students in one form, where colours run out
 _COSTS = {"stages_macs": "macs", "stages_latency": "latency_ms"}
 _SIZED = re.compile(r"(.+)-k(\d+)")
 
@@ -117,7 +118,7 @@ def _figure(panels: Sequence[tuple[Block, str]], cost: str) -> "Figure | None":
     if not drawn:
         return None
     every = [c for b, t in drawn for c in curves(b, t)]
-    colours = _colours(dict.fromkeys(c.family for c in every))
+    colours = _colours(every)
     titles = [f"{b.dataset}  ·  {b.split}  ·  {b.setting}  ·  {t}" for b, t in drawn]
     figure, axes = grid(titles, height=3.4)
     for ax, (block, teacher) in zip(axes, drawn, strict=True):
@@ -126,11 +127,16 @@ def _figure(panels: Sequence[tuple[Block, str]], cost: str) -> "Figure | None":
     return figure
 
 
-def _colours(families: dict[str, None]) -> dict[str, str]:
+def _colours(every: Sequence[Curve]) -> dict[str, str]:
+    """Give families colours; where there are more of them, those of one form share a grey."""
     import seaborn as sns
 
-    palette = sns.color_palette("colorblind", max(1, len(families))).as_hex()
-    return dict(zip(families, palette, strict=False))
+    palette = sns.color_palette("colorblind").as_hex()  # as many as can be told apart
+    families = list(dict.fromkeys(c.family for c in every))
+    if len(families) > len(palette):
+        families = list(dict.fromkeys(c.family for c in every if c.kind != "point"))
+    own = dict(zip(families, palette * (1 + len(families) // len(palette)), strict=False))
+    return {c.family: own.get(c.family, OTHERS) for c in every}
 
 
 def points_of(block: Block, curve: Curve, cost: str) -> list[Point]:
@@ -274,7 +280,9 @@ def _legend(
     """Tell the families by colour, then the kinds of curves that are there, then the teacher."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], marker="o", color=c, label=family) for family, c in colours.items()]
+    named = {family: colour for family, colour in colours.items() if colour != OTHERS}
+    named |= {"other students": OTHERS} if OTHERS in colours.values() else {}
+    handles = [Line2D([], [], marker="o", color=c, label=family) for family, c in named.items()]
     for label, look in (told for kind, told in _LOOKS.items() if kind in kinds):
         handles.append(Line2D([], [], color="#555555", label=label, **look))
     handles.append(Line2D([], [], color="#555555", label="teacher", linestyle=":"))
