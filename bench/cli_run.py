@@ -87,11 +87,11 @@ def _tuned(sweep: str | None, name: str, options: dict[str, Any]) -> list[Any]:
 def _tell_budgets(tuned: list[Any], cells: list[Any]) -> None:
     """Say so where the students of a run were not tuned with the same budget, or none was."""
     groups = {cell.group for cell in cells}
-    budgets = {entry.student: entry.trials for entry in tuned if entry.where in groups}
-    if tuned and not budgets:
+    used = [entry for entry in tuned if entry.where in groups]
+    if tuned and not used:
         click.echo("warning: no student of this run was tuned", err=True)
-    if len(set(budgets.values())) > 1:
-        told = ", ".join(f"{student} {trials}" for student, trials in budgets.items())
+    if len({entry.trials for entry in used}) > 1:  # on one dataset, or from one to another
+        told = ", ".join(dict.fromkeys(f"{entry.student} {entry.trials}" for entry in used))
         click.echo(f"warning: the budgets of tuning differ, in trials: {told}", err=True)
 
 

@@ -156,6 +156,12 @@ def test_a_run_says_so_where_budgets_differ_and_where_nothing_was_tuned(tuned, m
         "run", "small.yaml", "students=glnn,mlp", "--tuned-file", "two.yaml", "--dry-run"
     )
     assert "warning: the budgets of tuning differ, in trials: glnn 4, mlp 9" in shown.output
+    size = DATA.replace("nodes=200", "nodes=210")
+    elsewhere = {**entry, "dataset": size, "trials": 9}
+    (folder / "sizes.yaml").write_text(yaml.safe_dump({"tuned": [entry, elsewhere]}))
+    both = f"datasets=['{DATA}','{size}']"
+    shown = gkdbench("run", "small.yaml", both, "--tuned-file", "sizes.yaml", "--dry-run")
+    assert "warning: the budgets of tuning differ, in trials: glnn 4, glnn 9" in shown.output
     shown = gkdbench("run", "small.yaml", "students=krd", "--tuned", "--dry-run")
     assert "warning: no student of this run was tuned" in shown.output
     shown = gkdbench("run", "small.yaml", "--tuned", "--dry-run")

@@ -25,17 +25,27 @@ def tables_of(studies: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
                 (
                     Cell(percent(spread(t["seeds"]))),
                     Cell(compact(t[objectives[1]])),
-                    Cell(", ".join(f"{k} {_value(v)}" for k, v in t["params"].items())),
+                    Cell(", ".join(f"{k} {shown(v)}" for k, v in t["params"].items())),
                 ),
             )
             for t in trials
         ]
         where = study["where"]
         place = ", ".join([where["dataset"], f"{where['split']} split", where["setting"]])
-        name = " → ".join(filter(None, (where["teacher"], where["student"])))
         columns = Column("val", "%"), Column(cost.label, cost.unit), Column("searched", "", 1)
-        yield Table(f"{name}, {place}: the front", columns, tuple(rows), (NOTE,), lesser=True)
+        yield Table(
+            f"{name_of(study)}, {place}: the front", columns, tuple(rows), (NOTE,), lesser=True
+        )
 
 
-def _value(value: Any) -> str:
+def name_of(study: Mapping[str, Any]) -> str:
+    """Name a study by its teacher and student."""
+    where = study["where"]
+    return " → ".join(filter(None, (where["teacher"], where["student"])))
+
+
+def shown(value: Any) -> str:
+    """Write a hyper-parameter's value."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "on", False: "off"}[value]
     return f"{value:.3g}" if isinstance(value, float) else str(value)

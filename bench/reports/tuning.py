@@ -13,6 +13,7 @@ import pandas as pd
 
 import bench
 from bench.reports import budget, front
+from bench.reports.front import name_of, shown
 from bench.stats import Difference, Spread, spread
 from bench.tables import (
     DASH,
@@ -139,7 +140,7 @@ def _row(study: Study) -> Row:
         Cell(points(Difference(gain, math.nan, math.nan, 1))),
         Cell(f"{best['number']} ({_origin(best)})" if best else DASH),
     ]
-    return Row(study["where"]["student"], tuple(cells), full_label=_name(study))
+    return Row(study["where"]["student"], tuple(cells), full_label=name_of(study))
 
 
 def _seeds(trial: Mapping[str, Any] | None) -> Spread:
@@ -150,46 +151,35 @@ def _origin(trial: Mapping[str, Any]) -> str:
     return trial["origin"] or "search"
 
 
-def _name(study: Study) -> str:
-    where = study["where"]
-    return " → ".join(filter(None, (where["teacher"], where["student"])))
-
-
 def _notes(study: Study) -> Iterator[str]:
     """Say what tuning changed, and why trials failed."""
     best, default = best_trial(study), default_trial(study)
     if best is None:
-        yield f"{_name(study)}: no trial was completed."
+        yield f"{name_of(study)}: no trial was completed."
     elif default is None or best is not default:
         moved = changes(best, default)
-        yield f"{_name(study)}: {'; '.join(moved) or 'the values of the defaults'}."
+        yield f"{name_of(study)}: {'; '.join(moved) or 'the values of the defaults'}."
     else:
-        yield f"{_name(study)}: nothing beat the defaults."
+        yield f"{name_of(study)}: nothing beat the defaults."
     reasons: dict[str, int] = {}
     for trial in study["trials"]:
         if trial["state"] == "failed":
             why = trial["reason"].partition("\n")[0].partition(" ")[2].partition(" ")[2]
             reasons[why or "no reason"] = reasons.get(why or "no reason", 0) + 1
     for why, count in reasons.items():
-        yield f"{_name(study)}: {count} trial{'s' * (count > 1)} failed, {why.rstrip('.')}."
+        yield f"{name_of(study)}: {count} trial{'s' * (count > 1)} failed, {why.rstrip('.')}."
 
 
 def changes(best: Mapping[str, Any], default: Mapping[str, Any] | None) -> list[str]:
     """Say what the winner's configuration changed of the default's: "lr 0.01 → 0.0037"."""
     if default is None:
-        return [f"{name} {_value(value)}" for name, value in best["params"].items()]
+        return [f"{name} {shown(value)}" for name, value in best["params"].items()]
     before = default["config"]
     return [
-        f"{name} {_value(before.get(name))} → {_value(value)}"
+        f"{name} {shown(before.get(name))} → {shown(value)}"
         for name, value in best["config"].items()
         if value != before.get(name)
     ]
-
-
-def _value(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "on", False: "off"}[value]
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 # ---- sentences, LaTeX and CSV ---------------------------------------------------------------
