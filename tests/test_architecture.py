@@ -89,7 +89,7 @@ LAYERS: dict[str, list[str]] = {
             "track_study",
             "track_trials",
         ),
-        *("launch_track", "launch_tune", "launch_energy"),
+        *("track_beside", "launch_track", "launch_tune", "launch_energy"),
     ],
     "edge": [
         *("bench", "__main__", "cli", "cli_look", "cli_run", "cli_tune", "cli_report"),

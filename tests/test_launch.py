@@ -11,12 +11,13 @@ import pandas
 import pytest
 
 import bench
-from bench import engine, launch, launch_track, run
+from bench import engine, launch, launch_track, run, track_beside
 from bench.engine import Plan
 from bench.expand import expand
 from bench.results import Row, Store
 from bench.run import Place
 from bench.sweep import from_overrides
+from bench.track_store import TrackingError
 
 pytestmark = pytest.mark.usefixtures("hurried")
 
@@ -152,7 +153,7 @@ def test_a_report_is_written_anew_when_another_matrix_takes_the_name(sweep, plac
 @pytest.mark.slow
 def test_nothing_is_tracked_while_costs_are_measured(sweep, place, monkeypatch):
     threads = []
-    monkeypatch.setattr(launch_track, "TRACK_EVERY", 0.01)
+    monkeypatch.setattr(track_beside, "TRACK_EVERY", 0.01)
     monkeypatch.setattr(
         launch, "_measure", lambda *_: threads.extend(t.name for t in threading.enumerate())
     )
@@ -251,10 +252,10 @@ def test_fits_that_take_long_are_shown_while_they_run_and_taken_back_if_nobody_e
             calls.append(("drop", sorted(keep)))
 
     monkeypatch.setattr("bench.track.Tracker", Tracker)
-    monkeypatch.setattr(launch_track, "LIVE_EVERY", 0.01)
+    monkeypatch.setattr(track_beside, "LIVE_EVERY", 0.01)
     cells = expand(sweep, place.data)[:2]
     live = launch_track.Tracking(place.store, sweep.name, None, cells)
-    live._fits.after = 0.0
+    live.fits.after = 0.0
     for cell in cells:
         live.hear(engine.Report(cell.key, 4, 0.5))
     live.hear(engine.Report("of a teacher outside of the sweep", 4, 0.5))
@@ -265,3 +266,42 @@ def test_fits_that_take_long_are_shown_while_they_run_and_taken_back_if_nobody_e
     live.stop()
     assert sorted(calls[:2]) == sorted(("live", cell.key, [4]) for cell in cells)
     assert calls[2:] == [("drop", [cells[0].key])]
+
+
+def test_a_store_that_comes_back_gets_all_and_leaves_no_warning(sweep, place, monkeypatch):
+    calls = []
+
+    class Tracker:
+        def __init__(self, store, uri):
+            pass
+
+        def log_rows(self, sweep, keys, cells=None):
+            calls.append(list(keys))
+            if len(calls) == 1:
+                raise TrackingError("the store is away")
+            return len(keys)
+
+        def finish(self, sweep):
+            pass
+
+        def log_files(self, sweep, files):
+            pass
+
+        def drop_live(self, sweep, keep):
+            calls.append("drop")
+
+    monkeypatch.setattr("bench.track.Tracker", Tracker)
+    monkeypatch.setattr("bench.track.needs_tracking", lambda store, sweep, keys, uri: keys)
+    monkeypatch.setattr(track_beside, "TRACK_EVERY", 0.01)
+    live = launch_track.Tracking(place.store, sweep.name, None, [])
+    live.add("a")
+    deadline = time.monotonic() + 10
+    while not live.trouble and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert live.trouble == "the store is away"
+    live.add("b")
+    time.sleep(0.05)
+    live.stop()
+    assert calls == [["a"]]  # not asked again while it is in trouble
+    live.finish(["a", "b"], [])
+    assert (calls[1:], live.count, live.trouble) == ([["a", "b"]], 2, "")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bench import launch_tune, track, track_live, tune
+from bench import launch_tune, track, track_beside, track_live, tune
 from bench.cell import from_data
 from bench.engine import Plan, Report
 from bench.results import Store
@@ -319,9 +319,9 @@ def test_scores_of_a_search_reach_the_runs_of_its_trials(tmp_path, monkeypatch):
             return super().answer(cell, decide)
 
     monkeypatch.setattr("bench.track_study.StudyTracker", Tracker)
-    monkeypatch.setattr(launch_tune, "LIVE_EVERY", 0.01)
+    monkeypatch.setattr(track_beside, "LIVE_EVERY", 0.01)
     monkeypatch.setattr(track_live, "AFTER", 0.0)
-    monkeypatch.setattr(launch_tune.track_live.Fits, "__init__", instant_fits)
+    monkeypatch.setattr(track_live.Fits, "__init__", instant_fits)
     monkeypatch.setattr(tune.engines, "open_engine", Slow)
     sweep = asked(trials=2, seeds=[100, 101], students=["mlp"], space={"mlp": {"dropout": 0.5}})
     place = Place(tmp_path / "results", tmp_path)
@@ -337,7 +337,7 @@ def instant_fits(self, after=0.0, make=track_live.Fits.__init__):
 def test_a_tuning_is_tracked_while_it_runs_and_reported(blank, tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     shutil.copy(blank, tmp_path / "results")
-    monkeypatch.setattr(launch_tune, "TRACK_EVERY", 0.01)
+    monkeypatch.setattr(track_beside, "TRACK_EVERY", 0.01)
     outcome = launched(tmp_path, monkeypatch, reports=tmp_path / "reports")
     assert (outcome.tracked, outcome.warnings) == (4, [])
     assert tmp_path / "reports" / "tuning.html" in outcome.files
