@@ -14,9 +14,9 @@ _CAPTIONS = {
     "accuracy": "Accuracy by student and teacher: every seed, the mean and its 95 % interval. "
     "Dashed: the teacher's mean. Arrows: far below, with the mean.",
     "pareto_latency": "Accuracy against the latency of one node. Grey line: nothing cheaper is "
-    "more accurate. Bars: 95 % intervals.",
+    "more accurate. Bars: 95 % intervals. Small dots: stages and early exits.",
     "pareto_macs": "Accuracy against multiply-accumulates of the whole graph. Grey line: nothing "
-    "cheaper is more accurate. Bars: 95 % intervals.",
+    "cheaper is more accurate. Bars: 95 % intervals. Small dots: stages and early exits.",
 }
 
 _STYLE = """

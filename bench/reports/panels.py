@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NONE = "no teacher"
 GREY = "#707070"
+WIDTH = 4.3  # of a panel, in inches
 WIDE = 46  # characters of a title that a panel has room for
 THRESHOLD = re.compile(r"([a-z]+)(\d*\.?\d+)")  # a variant with one: node0.9, exit0.3
 
@@ -31,20 +32,22 @@ def without_thresholds(blocks: Sequence[Block], baseline: str = "") -> list[Bloc
 
 
 def grid_of(
-    blocks: Sequence[Block], height: float, columns: int = 0
+    blocks: Sequence[Block], height: float, columns: int = 0, width: float = WIDTH
 ) -> tuple["Figure", list["Axes"]]:
     """Make a grid with one panel for each block, `columns` (0: at most three) in a row."""
     titles = [f"{block.dataset}  ·  {block.split}  ·  {block.setting}" for block in blocks]
-    return grid(titles, height, columns)
+    return grid(titles, height, columns, width)
 
 
-def grid(titles: Sequence[str], height: float, columns: int = 0) -> tuple["Figure", list["Axes"]]:
+def grid(
+    titles: Sequence[str], height: float, columns: int = 0, width: float = WIDTH
+) -> tuple["Figure", list["Axes"]]:
     """Make a grid with one panel for each title, `columns` (0: at most three) in a row."""
     from matplotlib.figure import Figure
 
     columns = columns or min(len(titles), 2 if len(titles) in (2, 4) else 3)
     rows = math.ceil(len(titles) / columns)
-    figure = Figure(figsize=(4.3 * columns, height * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1, w_pad=0.08)  # type: ignore[union-attr, call-arg]
     places = [ax for line in figure.subplots(rows, columns, squeeze=False) for ax in line]
     for ax in places[len(titles) :]:

@@ -1,4 +1,8 @@
-"""Accuracy against cost: what one pays for a point, block by block."""
+"""Accuracy against cost: what one pays for a point, block by block.
+
+Colours are teachers; a student is a dot with its name beside it. Of a student in stages the whole
+is named, and a line leads through its stages.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.metrics import METRICS
-from bench.reports.blocks import Block, Line
+from bench.reports import names
+from bench.reports.blocks import Block, Line, whole_of
 from bench.reports.panels import NONE, colours_of, floor_of, grid_of, label_of, legend
 from bench.stats import spread
 from bench.tables import compact
@@ -15,10 +20,10 @@ from bench.tables import compact
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
-_SYMBOLS: dict[str, Any] = {"sizes": {True: 130, False: 48}, "alpha": 0.85}
-_NUMBERS: dict[str, Any] = {"sizes": {True: 130, False: 80}, "alpha": 1.0, "linewidth": 0}
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
+MANY = 12  # students; for more of them panels are larger
+_LOOKS = {"teacher": ("*", 130), "whole": ("o", 40), "part": ("o", 14)}
 
 
 def costed(block: Block, cost: str) -> list[Line]:
@@ -28,92 +33,89 @@ def costed(block: Block, cost: str) -> list[Line]:
 
 
 def figure_of(blocks: Sequence[Block], cost: str) -> "Figure | None":
-    """Accuracy against cost: colours are teachers, shapes are students, the front is drawn."""
-    if not blocks:
-        return None
-    students = [line.name for block in blocks for line in costed(block, cost) if line.student]
-    figure, panels = grid_of(blocks, height=3.3)
-    return _drawn(figure, [(*pair, cost) for pair in zip(panels, blocks, strict=True)], students)
+    """Accuracy against cost, a panel for each block."""
+    return _figure([(block, cost) for block in blocks], columns=0)
 
 
 def figure_of_several(blocks: Sequence[Block], costs: Sequence[str]) -> "Figure | None":
-    """Accuracy against each of some costs, side by side; shapes are students, as they are asked."""
-    if not blocks:
+    """Accuracy against each of some costs, side by side."""
+    return _figure([(block, cost) for block in blocks for cost in costs], columns=len(costs))
+
+
+def _figure(shown: Sequence[tuple[Block, str]], columns: int) -> "Figure | None":
+    """Draw a panel for each block and cost, and one legend for all of them."""
+    if not shown:
         return None
-    students = [line.name for block in blocks for line in block.lines if line.student]
-    shown = [(block, cost) for block in blocks for cost in costs]
-    figure, panels = grid_of([block for block, _ in shown], height=3.3, columns=len(costs))
-    return _drawn(figure, [(ax, *pair) for ax, pair in zip(panels, shown, strict=True)], students)
-
-
-def _drawn(
-    figure: "Figure", panels: Sequence[tuple["Axes", Block, str]], students: Sequence[str]
-) -> "Figure":
-    """Draw the panels of a figure, and one legend for all of them."""
-    colours = colours_of([block for _, block, _ in panels])
-    names = list(dict.fromkeys(students))
-    shapes = dict(zip(names, _shapes(len(names)), strict=True))
-    shapes["teacher"] = "*"  # the same for all: their colours tell them apart
-    for ax, block, cost in panels:
-        _pareto_panel(ax, block, cost, (colours, shapes))
-    thin: dict[str, Any] = {"markeredgewidth": 0} if len(names) > len(_MARKERS) else {}
-    keys: dict[str, dict[str, Any]] = {
-        name: {"marker": shape, "linestyle": "", "color": "#555555", **thin}
-        for name, shape in shapes.items()
-    }
-    legend(figure, colours, {**keys, "Pareto front": {"color": "#bbbbbb"}})
+    blocks = [block for block, _ in shown]
+    colours, most = colours_of(blocks), max(len(block.contenders) for block in blocks)
+    size = {"height": 5.2, "width": 7.4} if most > MANY else {"height": 3.6, "width": 4.9}
+    figure, panels = grid_of(blocks, columns=columns or min(2, len(blocks)), **size)
+    cut = [
+        _panel(ax, _points(block, cost), 100 * floor_of(block, costed(block, cost)), colours)
+        for ax, (block, cost) in zip(panels, shown, strict=True)
+    ]
+    for ax, (block, cost) in zip(panels, shown, strict=True):
+        metric = METRICS[cost]
+        unit = f" ({metric.unit})" if metric.unit else ""
+        ax.set(xlabel=f"{metric.label}{unit}, log scale", ylabel=label_of(block))
+    present = {line.teacher or NONE for block, cost in shown for line in costed(block, cost)}
+    others = {"teacher": {"marker": "*", "linestyle": "", "color": "#555555"}}
+    told = {teacher: colour for teacher, colour in colours.items() if teacher in present}
+    legend(figure, told, {**others, "Pareto front": {"color": "#bbbbbb"}})
+    figure.draw_without_rendering()  # names are placed where the layout puts the panels
+    for ax, (block, cost), texts in zip(panels, shown, cut, strict=True):
+        _name(ax, _points(block, cost), colours, texts)
     return figure
 
 
-def _shapes(count: int) -> Sequence[str]:
-    """One marker for each of some students; their numbers where there are more than shapes."""
-    return _MARKERS[:count] if count <= len(_MARKERS) else [f"${i + 1}$" for i in range(count)]
-
-
-def _pareto_panel(
-    ax: "Axes", block: Block, cost: str, looks: tuple[dict[str, str], dict[str, str]]
-) -> None:
+def _panel(
+    ax: "Axes", points: pd.DataFrame, floor: float, colours: dict[str, str]
+) -> "list[Annotation]":
+    """Draw the dots, their intervals and the front; return what tells of methods below."""
     import seaborn as sns
 
-    colours, shapes = looks
-    points = _points(block, cost)
-    floor = 100 * floor_of(block, costed(block, cost))
-    _tell_cut(ax, points[points["accuracy"] < floor], colours)
+    cut = _tell_cut(ax, points[points["accuracy"] < floor], colours)
     # Invisible marks keep the cut methods, named at their cost, inside the axis.
     ax.plot(points["cost"], [points["accuracy"].max()] * len(points), linestyle="", marker="")
     points = points[points["accuracy"] >= floor]
     front = _front(points)
     ax.step(front["cost"], front["accuracy"], where="post", color="#bbbbbb", linewidth=1.2)
     ax.vlines(points["cost"], points["low"], points["high"], color="#cccccc", linewidth=1)
+    _join_stages(ax, points, colours)
     sns.scatterplot(
         points,
         x="cost",
         y="accuracy",
         hue="teacher",
         palette=colours,
-        style="student",
-        markers=shapes,
-        size=points["student"] == "teacher",
+        style="kind",
+        markers={kind: marker for kind, (marker, _) in _LOOKS.items()},
+        size="kind",
+        sizes={kind: size for kind, (_, size) in _LOOKS.items()},
         legend=False,
+        alpha=0.85,
         ax=ax,
         zorder=3,
-        **(_SYMBOLS if len(shapes) <= len(_MARKERS) + 1 else _NUMBERS),
     )
-    if math.isfinite(floor):
-        ax.set_ylim(bottom=floor)
-    metric = METRICS[cost]
-    unit = f" ({metric.unit})" if metric.unit else ""
-    ax.set(xscale="log", xlabel=f"{metric.label}{unit}, log scale", ylabel=label_of(block))
+    if cut:  # room for their names
+        low = float(points[["low", "accuracy"]].min().min())
+        high = float(points[["high", "accuracy"]].max().max())
+        ax.set_ylim(bottom=low - 0.18 * (high - low))
+    ax.set_xscale("log")
     ax.margins(x=0.12)
     _log_ticks(ax)
     sns.despine(ax=ax)
+    return cut
 
 
 def _points(block: Block, cost: str) -> pd.DataFrame:
     """One point for each line: its cost, its accuracy in percent, and the interval of that."""
+    lines = costed(block, cost)
+    whole = {line.id for line in whole_of(lines)}
     records = []
-    for line in costed(block, cost):
+    for line in lines:
         s = spread(line.runs[block.headline])
+        part = "whole" if line.id in whole else "part"
         records.append(
             {
                 "cost": line.costs[cost],
@@ -122,17 +124,43 @@ def _points(block: Block, cost: str) -> pd.DataFrame:
                 "high": 100 * s.high,
                 "teacher": line.teacher or NONE,
                 "student": line.name if line.student else "teacher",
+                "kind": part if line.student else "teacher",
+                "fit": f"{line.teacher} > {line.student} [{line.difference}]",
+                "stage": int(line.variant) if line.variant.isdigit() else 0,
             }
         )
     return pd.DataFrame(records)
 
 
-def _tell_cut(ax: "Axes", points: pd.DataFrame, colours: dict[str, str]) -> None:
+def _join_stages(ax: "Axes", points: pd.DataFrame, colours: dict[str, str]) -> None:
+    """Draw a line along the stages of each student."""
+    for _, stages in points[points["stage"] > 0].sort_values("stage").groupby("fit", sort=False):
+        colour = colours[str(stages["teacher"].iloc[0])]
+        ax.plot(stages["cost"], stages["accuracy"], color=colour, linewidth=0.8, alpha=0.6)
+
+
+def _tell_cut(ax: "Axes", points: pd.DataFrame, colours: dict[str, str]) -> "list[Annotation]":
     """Name the methods below the panel, with their accuracy."""
+    texts = []
     for point in points.itertuples():
         at: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "ha": "center"}
+        at["parse_math"] = False
         text = f"{point.student}\n↓ {point.accuracy:.1f}"
-        ax.annotate(text, (point.cost, 0.02), color=colours[str(point.teacher)], fontsize=8.5, **at)
+        colour = colours[str(point.teacher)]
+        texts.append(ax.annotate(text, (point.cost, 0.02), color=colour, fontsize=8.5, **at))
+    return texts
+
+
+def _name(
+    ax: "Axes", points: pd.DataFrame, colours: dict[str, str], taken: "Sequence[Annotation]"
+) -> None:
+    """Write the names of whole students beside their dots."""
+    points = points[points["accuracy"] >= ax.get_ylim()[0]]
+    records: list[dict[str, Any]] = points.to_dict("records")  # type: ignore[assignment]
+    whole = [p for p in records if p["kind"] == "whole"]
+    named = [((p["cost"], p["accuracy"]), p["student"], colours[p["teacher"]]) for p in whole]
+    others = [(p["cost"], p["accuracy"]) for p in records if p["kind"] != "whole"]
+    names.write(ax, named, others, [text.get_window_extent() for text in taken])
 
 
 def _front(points: pd.DataFrame) -> pd.DataFrame:
