@@ -96,7 +96,7 @@ def _three_digits(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def points(value: Difference) -> str:
+def points(value: Difference | Spread) -> str:
     """Write a difference of fractions in points: "+0.42 [+0.01, +0.83]"."""
     if math.isnan(value.mean):
         return DASH

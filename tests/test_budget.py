@@ -52,6 +52,24 @@ def test_a_panel_is_cut_above_curves_that_are_far_below():
     assert budget._floor(far[1:]) == -math.inf
 
 
+def test_every_student_has_a_panel_with_the_others_in_grey_and_all_have_one_scale():
+    students = {"glnn": [0.80, 0.84, 0.82], "krd": [0.50, 0.83, 0.85], "mlp": [0.58, 0.6, 0.59]}
+    curves = [
+        budget.curve_of(study(values, "" if name == "mlp" else "gcn", name))
+        for name, values in students.items()
+    ]
+    shown = [ax for ax in budget._figure(curves, timed=False).axes if ax.get_visible()]
+    assert [ax.get_title(loc="left") for ax in shown] == ["glnn", "krd", "mlp"]
+    for ax, curve in zip(shown, curves, strict=True):
+        grey = [line for line in ax.lines if line.get_color() == "#cccccc"]
+        own = [line for line in ax.lines if line.get_linewidth() == 1.9]
+        assert (len(grey), len(own)) == (2, 1)
+        assert [*own[0].get_ydata()] == pytest.approx([100 * p.mean for p in curve.expected])
+        # From glnn's first trial (krd's is far below) to krd's best, and 8 % of that for edges.
+        assert ax.get_ylim() == pytest.approx((80 - 0.4, 85 + 0.4))
+    assert [text.get_text() for text in shown[2].texts] == ["↓ 60.0"]
+
+
 def test_figures_are_the_same_byte_for_byte_and_absent_without_a_search(tmp_path):
     some = [study([0.8, 0.84, 0.82]), study([0.5, 0.6, 0.55], "", "mlp")]
     files = budget.draw(some, tmp_path)

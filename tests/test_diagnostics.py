@@ -134,8 +134,8 @@ def test_two_seeds_give_no_interval_since_theirs_would_be_as_wide_as_the_page():
     block = block_of(some)
     _, table = strata.tables_of(block)
     assert texts(table, "neighbours", "border")["rbm"] == "+2.05"
-    _, low, high = strata._accuracy(block, line_of(block, "rbm"), "accuracy_border")
-    assert np.isnan([low, high]).all()
+    shown = strata._accuracy(block, line_of(block, "rbm"), "accuracy_border")
+    assert np.isnan([shown.low, shown.high]).all()
 
 
 def test_records_hold_raw_fractions_and_the_paired_difference():

@@ -130,9 +130,9 @@ def panel_of(made, cost="macs"):
     return block, figure.axes[0], figure
 
 
-def point_of(block, name, cost):
+def point_of(block, name, cost, teacher=""):
     curves = stages.curves(block, "sage:glnn")
-    points = [p for c in curves for p in stages.points_of(block, c, cost)]
+    points = [p for c in curves for p in stages.points_of(block, c, cost, teacher)]
     return next(point for point in points if point.name == name)
 
 
@@ -144,20 +144,35 @@ def test_cost_and_accuracy_are_means_over_the_same_seeds_by_hand():
     timed = point_of(block, "exit", "latency_ms")
     assert (timed.cost.mean, timed.accuracy.mean) == pytest.approx((7.0, 0.76))
     assert (timed.seeds, timed.cost.n, timed.accuracy.n) == ({0, 1, 2}, 3, 3)
-    assert ax.get_xlabel() == "MACs, whole graph (4 seeds)"
+    assert ax.get_xlabel() == "MACs, whole graph (4 seeds), log scale"
+    # The teacher has 0.90, 0.91, 0.92, 0.93: -0.20, -0.15, -0.10, -0.09 are left.
+    assert point_of(block, "exit", "macs", "sage:glnn").accuracy.mean == pytest.approx(-0.135)
+    assert point_of(block, "exit", "latency_ms", "sage:glnn").accuracy.mean == pytest.approx(-0.15)
     (star,) = [line for line in ax.lines if line.get_marker() == "*"]
-    assert star.get_xydata().tolist() == [[2.5, pytest.approx(78.0)]]
+    assert star.get_xydata().tolist() == [[2.5, pytest.approx(-13.5)]]
+    assert ax.get_ylabel() == "accuracy over teacher (91.5 %), points"
 
 
 def test_the_latency_panel_shows_the_timed_seeds_alone():
     made = early((0.70, 0.76, 0.82, 0.84), (1.0, 2.0, 2.0, 5.0), latencies=(3.0, 8.0))
     _, ax, _ = panel_of(made, "latency_ms")
-    assert ax.get_xlabel() == "latency, whole graph (ms; 2 seeds)"
-    (teacher,) = [line for line in ax.lines if line.get_linestyle() == ":"]
-    assert teacher.get_ydata()[0] == pytest.approx(90.5)  # of all four seeds it would be 91.5
-    lacking = [row for row in made if row.cell["student"] or row.cell["seed"] == 0]
-    lacking[-1].cost = {}
-    assert panel_of(lacking, "macs")[1].get_xlabel() == "MACs, whole graph (3 seeds)"
+    assert ax.get_xlabel() == "latency, whole graph (ms; 2 seeds), log scale"
+    (star,) = [line for line in ax.lines if line.get_marker() == "*"]
+    assert star.get_xydata().tolist() == [[5.5, pytest.approx(-17.5)]]
+
+
+def test_seeds_that_the_teacher_lacks_are_left_out_and_without_any_accuracy_is_shown_as_it_is():
+    made = early((0.70, 0.76, 0.82), (1.0, 2.0, 6.0))
+    some = [row for row in made if row.cell["student"] or row.cell["seed"] < 2]
+    block, ax, _ = panel_of(some)
+    point = point_of(block, "exit", "macs", "sage:glnn")
+    assert (point.cost.mean, point.accuracy.mean) == pytest.approx((1.5, -0.175))
+    alone = [row for row in made if row.cell["student"]]
+    block, ax, _ = panel_of(alone)
+    point = point_of(block, "exit", "macs", "sage:glnn")
+    assert (point.cost.mean, point.accuracy.mean) == pytest.approx((3.0, 0.76))
+    assert ax.get_ylabel() == "accuracy, %"
+    assert not [line for line in ax.lines if line.get_linestyle() == ":"]  # no line at zero
 
 
 def test_a_seed_without_a_cost_is_in_neither_mean():
@@ -167,7 +182,7 @@ def test_a_seed_without_a_cost_is_in_neither_mean():
     block, ax, _ = panel_of(made)
     point = point_of(block, "exit", "macs")
     assert (point.cost.mean, point.accuracy.mean) == pytest.approx((1.5, 0.73))
-    assert ax.get_xlabel() == "MACs, whole graph (2 to 3 seeds)"
+    assert ax.get_xlabel() == "MACs, whole graph (2 to 3 seeds), log scale"
 
 
 def test_the_star_and_the_curves_of_thresholds_have_their_intervals():
@@ -177,7 +192,7 @@ def test_the_star_and_the_curves_of_thresholds_have_their_intervals():
     kinds = [type(part).__name__ for part in ax.collections]
     # bands: stages, nodes, batch, members, ensembles; the star has a bar each way, GLNN one
     assert [kinds.count("FillBetweenPolyCollection"), kinds.count("LineCollection")] == [5, 3]
-    s = spread({seed: 0.72 + seed / 500 for seed in range(3)})
+    s = spread({seed: 0.72 + seed / 500 - 0.8 for seed in range(3)})
     upright = [c for c in ax.collections if type(c).__name__ == "LineCollection"]
     bars = [part.tolist() for c in upright for part in c.get_segments()]
     assert [[2e6, 100 * s.low], [2e6, 100 * s.high]] in [
@@ -207,10 +222,11 @@ def test_what_is_far_below_leaves_the_panel_and_is_named():
     made = early((0.80, 0.80), (2.0, 2.0), first=0.30)
     _, ax, _ = panel_of(made)
     low, high = ax.get_ylim()
-    assert 70 < low < 80 < 90.5 < high < 95
-    assert [text.get_text() for text in ax.texts] == ["1", "2", "progmlp 1\n↓ 30.5"]
+    assert -20 < low < -10 < 0 < high < 5  # the teacher's mean is 90.5
+    minus = "\N{MINUS SIGN}"
+    assert [text.get_text() for text in ax.texts] == ["1", "2", f"progmlp 1\n↓ {minus}60.0"]
     (curve,) = [line for line in ax.lines if [*line.get_xdata()] == [1.0, 2.0]]
-    assert [*curve.get_ydata()] == pytest.approx([30.5, 80.0])  # it runs out of the panel
+    assert [*curve.get_ydata()] == pytest.approx([-60.0, -10.5])  # it runs out of the panel
 
 
 def test_where_colours_run_out_students_in_one_form_share_a_grey():

@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.reports.panels import GREY, grid
+from bench.reports.panels import log_ticks
 from bench.stats import BestOf, best_of
 from bench.tuning import WHERE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LEVEL = 0.8
+COLUMNS = 4  # of panels
 CAPTION = (
     "Thick: the expected best mean val accuracy of n trials drawn without replacement from those "
     f"of the study, with the band that holds {100 * LEVEL:.0f} % of the draws; thin steps: the "
     "best so far in the order in which the trials ran. Trials of a guided sampler are no "
     "independent draws, and with all trials drawn there is no band. Pruned and failed trials count "
-    "as draws, worth the worst complete one."
+    "as draws, worth the worst complete one. Grey: the other students; curves run out of a panel "
+    "below."
 )
 
 Study = Mapping[str, Any]
@@ -118,55 +121,81 @@ def panels_of(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     return found
 
 
-def _figure(curves: Sequence[Curve], timed: bool) -> Any:
-    panels = panels_of(curves)
-    colours = _colours(curves)
-    figure, axes = grid(list(panels), height=3.1)
-    for ax, own in zip(axes, panels.values(), strict=True):
-        _panel(ax, own, colours, timed)
-    _legend(figure, colours)
+def _figure(curves: Sequence[Curve], timed: bool) -> "Figure":
+    """One block of small panels for each title of `panels_of`, one panel for each student."""
+    from matplotlib.figure import Figure
+
+    found = panels_of(curves)
+    rows = [math.ceil(len(own) / COLUMNS) for own in found.values()]
+    heights = [0.45 + 1.75 * count for count in rows]
+    columns = min(COLUMNS, max(map(len, found.values())))
+    figure = Figure(figsize=(2.4 * max(2, columns), sum(heights) + 0.4), layout="constrained")
+    parts = figure.subfigures(len(found), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, (title, own), count in zip(parts, found.items(), rows, strict=True):
+        part.suptitle(title.replace("\n", "  ·  "), weight="bold", fontsize=10)
+        axes = part.subplots(count, columns, sharex=not timed, sharey=True, squeeze=False).flat
+        for ax, curve in itertools.zip_longest(axes, own):
+            ax.set_visible(curve is not None)
+            if curve:
+                _panel(ax, curve, own, timed)
+        part.supxlabel("fit time, s, log scale" if timed else "trials", fontsize=9)
+        part.supylabel("best val accuracy, %", fontsize=9)
+    _legend(figure)
     return figure
 
 
-def _colours(curves: Sequence[Curve]) -> dict[str, str]:
-    """One colour for each student; those without a teacher are grey where others have one."""
-    import seaborn as sns
-
-    taught = list(dict.fromkeys(c.student for c in curves if c.where["teacher"]))
-    others = list(dict.fromkeys(c.student for c in curves if c.student not in taught))
-    grey = others if taught and len(others) == 1 else []
-    names = [*taught, *(name for name in others if name not in grey)]
-    palette = sns.color_palette("colorblind" if len(names) < 11 else "husl", len(names)).as_hex()
-    return {**dict(zip(names, palette, strict=True)), **dict.fromkeys(grey, GREY)}
-
-
-def _panel(ax: "Axes", curves: Sequence[Curve], colours: Mapping[str, str], timed: bool) -> None:
+def _panel(ax: "Axes", curve: Curve, curves: Sequence[Curve], timed: bool) -> None:
+    """Draw one student, and the others in grey behind it."""
     import seaborn as sns
     from matplotlib.ticker import MaxNLocator
 
-    floor = _floor(curves)
-    for curve in curves:
-        colour = colours[curve.student]
-        scale = curve.seconds if timed else 1
-        if curve.best < floor:
-            continue
-        xs = [scale * point.n for point in curve.expected]
-        low, high = ([100 * getattr(p, k) for p in curve.expected] for k in ("low", "high"))
-        ax.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
-        ax.plot(xs, [100 * p.mean for p in curve.expected], color=colour, linewidth=1.9)
-        steps = [(spent if timed else i, 100 * best) for i, spent, best in curve.course]
-        ax.step(*zip(*steps, strict=True), where="post", color=colour, linewidth=0.8)
-    _tell_cut(ax, [c for c in curves if c.best < floor], colours)
-    ax.set(xlabel="fit time, s" if timed else "trials", ylabel="best val accuracy, %")
+    low, high = _limits(curves)
+    colour = sns.color_palette("colorblind").as_hex()[0] if curve.where["teacher"] else "#333333"
+    for other in curves:
+        if other is not curve:
+            ax.plot(_xs(other, timed), _means(other), color="#cccccc", linewidth=0.8, zorder=1)
+    under, over = ([100 * getattr(p, end) for p in curve.expected] for end in ("low", "high"))
+    ax.fill_between(_xs(curve, timed), under, over, color=colour, alpha=0.15, linewidth=0)
+    ax.plot(_xs(curve, timed), _means(curve), color=colour, linewidth=1.9)
+    steps = [(spent if timed else i, 100 * best) for i, spent, best in curve.course]
+    ax.step(*zip(*steps, strict=True), where="post", color=colour, linewidth=0.8)
+    if 100 * curve.best < low:
+        place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "fontsize": 8}
+        ax.annotate(f"↓ {100 * curve.best:.1f}", (0.97, 0.06), color=colour, **place)
+    ax.set_title(curve.student, loc="left", fontsize=9, weight="normal")
+    ax.set_ylim(low, high)
     if timed:
-        ax.set_xlim(left=0)
+        ax.set_xscale("log")
+        log_ticks(ax, decades=1.0)
     else:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.tick_params(labelsize=8)
     sns.despine(ax=ax)
 
 
+def _xs(curve: Curve, timed: bool) -> list[float]:
+    return [(curve.seconds if timed else 1) * point.n for point in curve.expected]
+
+
+def _means(curve: Curve) -> list[float]:
+    return [100 * point.mean for point in curve.expected]
+
+
+def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    """The limits of a block, in percent: from the lowest first trial that is not far below.
+
+    What lies below runs out of the panel: a small budget of poor draws, or a whole student.
+    """
+    floor = _floor(curves)
+    shown = [curve for curve in curves if curve.best >= floor]
+    first = [best for c in shown for _, _, best in c.course[:1] if best >= floor - 0.05]
+    low, high = min([*first, *(c.best for c in shown)]), max(c.best for c in shown)
+    edge = 0.08 * max(high - low, 0.01)
+    return 100 * (low - edge), 100 * (high + edge)
+
+
 def _floor(curves: Sequence[Curve]) -> float:
-    """Where to cut a panel: some curves end so far below the others that they would flatten them.
+    """Where to cut a block: some curves end so far below the others that they would flatten them.
 
     They do where the widest gap between two neighbouring ends is more than 5 points and twice the
     range above it. -inf: nothing is cut.
@@ -177,21 +206,13 @@ def _floor(curves: Sequence[Curve]) -> float:
     return ends[i] if gap > max(0.05, 2 * (ends[-1] - ends[i])) else -math.inf
 
 
-def _tell_cut(ax: "Axes", curves: Sequence[Curve], colours: Mapping[str, str]) -> None:
-    """Name the students below the panel, with the best of all trials."""
-    for i, curve in enumerate(curves):
-        text = f"↓ {curve.student} {100 * curve.best:.1f}"
-        place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "fontsize": 8.5}
-        ax.annotate(text, (0.99, 0.03 + 0.09 * i), color=colours[curve.student], **place)
-
-
-def _legend(figure: Any, colours: Mapping[str, str]) -> None:
+def _legend(figure: "Figure") -> None:
     from matplotlib.lines import Line2D
 
     keys: dict[str, dict[str, Any]] = {
-        **{name: {"color": colour, "linewidth": 1.9} for name, colour in colours.items()},
         "expected best of n, 80 % band": {"color": "#333333", "linewidth": 1.9},
         "best so far": {"color": "#333333", "linewidth": 0.8, "drawstyle": "steps-post"},
+        "other students": {"color": "#cccccc", "linewidth": 0.8},
     }
     handles = [Line2D([], [], label=name, **look) for name, look in keys.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)

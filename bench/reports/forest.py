@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from bench.reports import pareto
@@ -14,11 +15,11 @@ from bench.reports.figures import save, style
 from bench.reports.panels import (
     NONE,
     colours_of,
-    floor_of,
     grid_of,
     label_of,
     legend,
-    mean_of,
+    limits_of,
+    tell_outside,
 )
 from bench.stats import Difference, paired
 from bench.tables import MINUS
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 BUDGETS = ("params", "macs")
 CAPTIONS = {
     "effects": "Each student minus the baseline: every seed, the mean and its 95 % interval. "
-    "Dashed: no difference. Arrows: far below, with the mean.",
+    "Dashed: no difference. Arrows: outside of the panel. Hollow: no teacher.",
     "effects_grid": "Mean difference from the baseline by number of experts and top k, in points, "
-    "with its 95 % interval; nothing else in the configuration differs.",
+    "with its 95 % interval; nothing else in the configuration differs. Coloured where that "
+    "interval is off zero.",
     "effects_budget": "Accuracy against the number of parameters and against multiply-accumulates "
     "of the whole graph, those of experts that are chosen. Grey line: nothing cheaper is more "
     "accurate. Bars: 95 % intervals.",
@@ -97,18 +99,15 @@ def _forest_panel(ax: "Axes", block: Block, baseline: str, colours: Mapping[str,
     names = _names(effects)
     bands = {name: sum(e.line.name == name for e in effects) for name in names}
     step = 0.8 / max(2, *bands.values())
-    floor = floor_of(block, [*(e.line for e in effects), *baselines(block, baseline)])
     drawn: dict[str, int] = dict.fromkeys(names, 0)
+    dots = [gap for effect in effects for gap in _gaps(block, effect)]
+    ax.set_xlim(limits_of([effect.gap for effect in effects], dots))
     ax.axvline(0.0, color="#555555", linestyle="--", linewidth=1)
     for effect in effects:
         name, colour = effect.line.name, colours[_teacher(effect)]
         y = names.index(name) + step * (drawn[name] - (bands[name] - 1) / 2)
         drawn[name] += 1
-        if mean_of(block, effect.line) < floor:
-            text = f"← {100 * effect.gap.mean:.1f}".replace("-", MINUS)
-            at: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "va": "center"}
-            ax.annotate(text, (0.01, y), color=colour, fontsize=8.5, **at)
-        else:
+        if not tell_outside(ax, effect.gap, y, colour):
             _bar(ax, block, effect, (y, step), colour)
     metric = label_of(block).replace(", %", "")
     ax.set(xlabel=f"{metric}: difference from {baseline}, points", ylabel="")
@@ -121,13 +120,18 @@ def _forest_panel(ax: "Axes", block: Block, baseline: str, colours: Mapping[str,
 def _bar(ax: "Axes", block: Block, effect: Effect, place: tuple[float, float], colour: str) -> None:
     """Every seed as a faint dot, the mean and its interval above them."""
     y, step = place
-    gaps = 100 * paired(effect.line.runs[block.headline], effect.base.runs[block.headline])
+    gaps = 100 * _gaps(block, effect)
     ax.scatter(gaps, [y + 0.28 * step] * len(gaps), color=colour, s=11, alpha=0.4, linewidths=0)
     gap = effect.gap
     half = 0.0 if math.isnan(gap.low) else 100 * (gap.high - gap.mean)
     look: dict[str, Any] = {"marker": "o", "markersize": 5, "linewidth": 1.4, "capsize": 2.5}
-    above = y - 0.1 * step
-    ax.errorbar(100 * gap.mean, above, xerr=half, color=colour, markeredgecolor="white", **look)
+    hollow = {"markerfacecolor": "white", "markeredgecolor": colour}
+    look |= {"markeredgecolor": "white"} if effect.line.teacher else hollow
+    ax.errorbar(100 * gap.mean, y - 0.1 * step, xerr=half, color=colour, **look)
+
+
+def _gaps(block: Block, effect: Effect) -> np.ndarray:
+    return paired(effect.line.runs[block.headline], effect.base.runs[block.headline])
 
 
 # ---- heat map -------------------------------------------------------------------------------
@@ -157,8 +161,9 @@ def _grid_panel(ax: "Axes", found: Grid, limit: float) -> None:
     values = pd.DataFrame(math.nan, rows, columns)
     texts = pd.DataFrame("", rows, columns)
     for (experts, k), effect in found.items():
+        colour = 100 * effect.gap.mean if effect and _off_zero(effect) else 0.0
         for column in {k, math.inf if k == experts else k} & set(columns):
-            values.loc[experts, column] = 100 * effect.gap.mean if effect else 0.0
+            values.loc[experts, column] = colour
             texts.loc[experts, column] = _told(effect.gap) if effect else "baseline"
     ax.set_facecolor("#eeeeee")
     ax.grid(visible=False)
@@ -177,6 +182,10 @@ def _grid_panel(ax: "Axes", found: Grid, limit: float) -> None:
     ax.set(xlabel="top k", ylabel="experts")
     ax.set_xticklabels(["all" if k == math.inf else f"{k:.0f}" for k in columns])
     ax.tick_params(axis="y", rotation=0)
+
+
+def _off_zero(effect: Effect) -> bool:
+    return effect.gap.low > 0 or effect.gap.high < 0
 
 
 def _told(gap: Difference) -> str:

@@ -4,12 +4,14 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics import METRICS
 from bench.reports.blocks import Block, Line, whole_of
-from bench.stats import spread
+from bench.stats import Difference, Spread, spread
+from bench.tables import compact, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,6 +80,37 @@ def floor_of(block: Block, lines: Sequence[Line]) -> float:
     return min(min(values) for values in kept) - 0.01
 
 
+def limits_of(gaps: Sequence[Difference], others: Iterable[float] = ()) -> tuple[float, float]:
+    """The limits of a panel of differences, in points: zero, all intervals, all others.
+
+    Where some intervals reach far beyond most of them, the panel ends at three times the median of
+    what they reach, so that a few do not flatten the rest.
+    """
+    ends = [end for gap in gaps for end in _ends(gap)]
+    reach = 3 * median([max(map(abs, _ends(gap))) for gap in gaps]) if gaps else 0.0
+    reach = max(0.01, reach)
+    low = max(-reach, min([0.0, *ends, *others]))
+    high = min(reach, max([0.0, *ends, *others]))
+    edge = 0.06 * (high - low or reach)
+    return 100 * (low - edge), 100 * (high + edge)
+
+
+def _ends(gap: Difference) -> tuple[float, float]:
+    return (gap.mean, gap.mean) if math.isnan(gap.low) else (gap.low, gap.high)
+
+
+def tell_outside(ax: "Axes", gap: Difference | Spread, y: float, colour: str) -> bool:
+    """Write a difference whose mean is outside of its panel at the edge; return whether it is."""
+    low, high = ax.get_xlim()
+    if low <= 100 * gap.mean <= high:
+        return False
+    side, text = (0.01, f"← {points(gap)}") if 100 * gap.mean < low else (0.99, f"{points(gap)} →")
+    place: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "va": "center"}
+    place |= {"ha": "left" if side < 0.5 else "right", "fontsize": 8, "color": colour}
+    ax.annotate(text, (side, y), **place)
+    return True
+
+
 def mean_of(block: Block, line: Line) -> float:
     """The mean of a line's runs in the metric that ranks."""
     return spread(line.runs[block.headline]).mean
@@ -96,6 +129,17 @@ def label_of(block: Block) -> str:
     """The axis label of the metric that ranks."""
     label = METRICS[block.headline].label
     return f"{label}, %" if "accuracy" in label else f"accuracy ({label}), %"
+
+
+def log_ticks(ax: "Axes", decades: float = 2.5) -> None:
+    """Plain numbers at 1, 2, 5 of every decade, or at the decades of an axis longer than that."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = ax.get_xlim()
+    steps = (1.0, 2.0, 5.0) if high / low < 10**decades else (1.0,)
+    ax.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def legend(figure: "Figure", colours: dict[str, str], others: dict[str, dict[str, Any]]) -> None:

@@ -13,9 +13,16 @@ import pandas as pd
 from bench.metrics import METRICS
 from bench.reports import names
 from bench.reports.blocks import Block, Line, whole_of
-from bench.reports.panels import NONE, colours_of, floor_of, grid_of, label_of, legend
+from bench.reports.panels import (
+    NONE,
+    colours_of,
+    floor_of,
+    grid_of,
+    label_of,
+    legend,
+    log_ticks,
+)
 from bench.stats import spread
-from bench.tables import compact
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +110,7 @@ def _panel(
         ax.set_ylim(bottom=low - 0.18 * (high - low))
     ax.set_xscale("log")
     ax.margins(x=0.12)
-    _log_ticks(ax)
+    log_ticks(ax)
     sns.despine(ax=ax)
     return cut
 
@@ -168,14 +175,3 @@ def _front(points: pd.DataFrame) -> pd.DataFrame:
     ordered = points.sort_values(["cost", "accuracy"], ascending=[True, False])
     before = ordered["accuracy"].cummax().shift(fill_value=-math.inf)
     return ordered[ordered["accuracy"] > before]
-
-
-def _log_ticks(ax: "Axes") -> None:
-    """Plain numbers at 1, 2, 5 of every decade, or at the decades of a long axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = ax.get_xlim()
-    steps = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
-    ax.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
-    ax.xaxis.set_minor_formatter(NullFormatter())

@@ -1,5 +1,8 @@
 """What each stage adds: accuracy against cost along the forms that one fit ships.
 
+Accuracy is told as the difference from the teacher of the same seed, so that what splits differ by
+is not in the bands; where the teacher has no rows, as it is.
+
 A student with variants `1`, `2`, ... is a curve over its stages. Its variants with a threshold in
 their name are curves of their own: each node stops by itself (`node0.9`), or the whole batch does
 (`exit0.3`); `exit` is a star. Students that were fitted once for each size under labels such as
@@ -12,7 +15,7 @@ intervals of that mean.
 
 import math
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from bench.metrics import METRICS
 from bench.reports import figures
 from bench.reports.blocks import Block, Line
-from bench.reports.panels import GREY, THRESHOLD, floor_of, grid, label_of
+from bench.reports.panels import GREY, THRESHOLD, floor_of, grid, label_of, log_ticks
 from bench.stats import Spread, spread
+from bench.tables import MINUS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +34,9 @@ if TYPE_CHECKING:
 _CAPTION = (
     "Accuracy against {cost}, stage by stage. Dashed: every node stops by itself once it is sure. "
     "Dash-dotted: the whole batch stops. Star: the exit of the paper. Both axes are means over the "
-    "same seeds, {seeds}; bands: 95 % intervals. Grey: the teacher. Arrows: far below, with the "
-    "mean."
+    "same seeds, {seeds}; accuracy is the difference from the teacher, paired by seed; bands: 95 % "
+    "intervals of it; a star's bar to both sides: its costs over the seeds. Arrows: far below, "
+    "with the mean."
 )
 CAPTIONS = {
     "stages_macs": _CAPTION.format(
@@ -57,10 +62,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Point:
-    """A form on a panel: its mean cost and accuracy over the same seeds."""
+    """A form on a panel: its mean cost and accuracy over the same seeds.
+
+    `accuracy` is the difference from the teacher's, where that is known.
+    """
 
     name: str
     cost: Spread
+    costs: tuple[float, float]  # the lowest and the highest
     accuracy: Spread
     seeds: frozenset[Hashable]
 
@@ -120,7 +129,7 @@ def _figure(panels: Sequence[tuple[Block, str]], cost: str) -> "Figure | None":
     every = [c for b, t in drawn for c in curves(b, t)]
     colours = _colours(every)
     titles = [f"{b.dataset}  ·  {b.split}  ·  {b.setting}  ·  {t}" for b, t in drawn]
-    figure, axes = grid(titles, height=3.4)
+    figure, axes = grid(titles, height=4.0, width=5.6, columns=min(2, len(drawn)))
     for ax, (block, teacher) in zip(axes, drawn, strict=True):
         _panel(ax, block, teacher, (cost, colours))
     _legend(figure, colours, {c.kind for c in every}, columns=4 if len(drawn) == 1 else 6)
@@ -139,42 +148,52 @@ def _colours(every: Sequence[Curve]) -> dict[str, str]:
     return {c.family: own.get(c.family, OTHERS) for c in every}
 
 
-def points_of(block: Block, curve: Curve, cost: str) -> list[Point]:
+def points_of(block: Block, curve: Curve, cost: str, teacher: str = "") -> list[Point]:
     """Return the points of a curve whose cost is known on some seed, in order.
 
-    Both means of a point are over the seeds that have the cost and the accuracy.
+    Both means of a point are over the seeds that have the cost and the accuracy, and the teacher's,
+    if one is given.
     """
     found = []
+    base = _teacher_runs(block, teacher)
     for name, line in curve.points:
-        runs = line.runs[block.headline]
+        runs = {u: v for u, v in line.runs[block.headline].items() if not base or u in base}
         paid = {u: v for u, v in line.paid.get(cost, {}).items() if v > 0 and u in runs}
         if paid:
-            accuracy = spread({u: runs[u] for u in paid})
-            found.append(Point(name, spread(paid), accuracy, frozenset(paid)))
+            accuracy = spread({u: runs[u] - base.get(u, 0.0) for u in paid})
+            reach = min(paid.values()), max(paid.values())
+            found.append(Point(name, spread(paid), reach, accuracy, frozenset(paid)))
     return found
+
+
+def _teacher_runs(block: Block, teacher: str) -> Mapping[Hashable, float]:
+    """The accuracies of a teacher by seed; none where it has no line of its own, or several."""
+    own = [x for x in block.lines if not x.student and x.teacher == teacher]
+    return own[0].runs[block.headline] if len(own) == 1 else {}
 
 
 def _panel(ax: "Axes", block: Block, teacher: str, look: tuple[str, dict[str, str]]) -> None:
     import seaborn as sns
 
     cost, colours = look
-    found = [(c, points) for c in curves(block, teacher) if (points := points_of(block, c, cost))]
+    drawn = [(c, points_of(block, c, cost, teacher)) for c in curves(block, teacher)]
+    found = [(curve, points) for curve, points in drawn if points]
     every = [(c, point) for c, points in found for point in points]
-    seeds = frozenset[Hashable]().union(*(point.seeds for _, point in every))
     floor = 100 * floor_of(block, [line for c, _ in found for _, line in c.points])
+    label, base = label_of(block), _teacher_runs(block, teacher)
+    if base:
+        mean = 100 * spread(base).mean
+        floor -= mean
+        label = f"{label.removesuffix(', %')} over teacher ({mean:.1f} %), points"
+        ax.axhline(0.0, color=GREY, linestyle=":", linewidth=1.2, zorder=1)
     for curve, points in found:
         _curve(ax, curve.kind, points, colours[curve.family])
-    for line in (x for x in block.lines if not x.student and x.teacher == teacher):
-        runs = {u: v for u, v in line.runs[block.headline].items() if u in seeds}
-        if runs:
-            ax.axhline(100 * spread(runs).mean, color=GREY, linestyle=":", linewidth=1.2, zorder=1)
-    metric = METRICS[cost]
-    ax.set(xlabel=f"{metric.label} ({_unit(cost, every)})", ylabel=label_of(block))
-    ax.set_xlim(left=0)
-    ax.margins(y=0.1)
+    ax.set(xlabel=f"{METRICS[cost].label} ({_unit(cost, every)}), log scale", ylabel=label)
+    ax.set_xscale("log")
+    ax.margins(x=0.08, y=0.1)
     if math.isfinite(floor):
         _cut(ax, floor, [(c, p, colours[c.family]) for c, p in every])
-    _ticks(ax)
+    log_ticks(ax)
     sns.despine(ax=ax)
 
 
@@ -218,9 +237,9 @@ def _curve(ax: "Axes", kind: str, points: Sequence[Point], colour: str) -> None:
         shade = 0.13 if kind == "stages" else 0.08
         ax.fill_between(at, bottom, top, color=colour, alpha=shade, linewidth=0)
     if kind == "exit":  # its stages, and so its cost, vary with the seed
-        sides = [_interval(p.cost) for p in points]
-        left, right = [max(0.0, a) for a, _ in sides], [b for _, b in sides]
-        ax.hlines(y, left, right, color=colour, linewidth=1.2, alpha=0.5)
+        ax.hlines(
+            y, *zip(*(p.costs for p in points), strict=True), color=colour, linewidth=1.2, alpha=0.5
+        )
     ax.plot(x, y, color=colour, **look)
     if kind == "stages" and len(points) > 1:
         for point, place in zip(points, zip(x, y, strict=True), strict=True):
@@ -241,7 +260,7 @@ def _cut(ax: "Axes", floor: float, every: Sequence[tuple[Curve, Point, str]]) ->
         if mean < floor:
             name = curve.family if curve.kind == "point" else f"{curve.family} {_short(point.name)}"
             at: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "ha": "center"}
-            text = f"{name}\n↓ {mean:.1f}"
+            text = f"{name}\n↓ {mean:.1f}".replace("-", MINUS)
             ax.annotate(text, (point.cost.mean, 0.02), color=colour, fontsize=7.5, **at)
 
 
@@ -260,15 +279,6 @@ def _name(ax: "Axes", name: str, at: tuple[float, float], colour: str) -> None:
         color=colour,
         fontsize=7.5,
     )
-
-
-def _ticks(ax: "Axes") -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    from bench.tables import compact
-
-    ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
 
 
 def _legend(

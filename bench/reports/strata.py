@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from bench.metrics import METRICS
 from bench.reports.blocks import SIZES, STRATA, Block, Line
 from bench.reports.notes import title_of
-from bench.reports.panels import whole_forms
-from bench.stats import Difference, difference, spread
+from bench.reports.panels import limits_of, tell_outside, whole_forms
+from bench.stats import Difference, Spread, difference, spread
 from bench.tables import DASH, Cell, Column, Row, Table, percent, points
 
 if TYPE_CHECKING:
@@ -163,12 +163,12 @@ def records(block: Block) -> Iterator[dict[str, Any]]:
 
 # ---- figures --------------------------------------------------------------------------------
 
-Point = tuple[float, float, float]  # middle, low, high in percent; NaN for no interval
+Point = Spread | Difference
 CAPTIONS = {
     "strata": "Accuracy by stratum: the mean over the seeds and its 95 % interval (from three "
     "seeds on). Of a student in stages: the last one.",
     "strata_difference": "Difference from GLNN of the same teacher by stratum, in points, paired "
-    "by seed, with its 95 % interval (from three seeds on).",
+    "by seed, with its 95 % interval (from three seeds on). Arrows: outside of the panel.",
 }
 
 
@@ -178,19 +178,13 @@ def figures_of(blocks: Sequence[Block]) -> "dict[str, Figure | None]":
     compared = [b for b in able if any(baseline_of(b, line) for line in _measured(b))]
     return {
         "strata": _figure(able, _accuracy, "accuracy, %"),
-        "strata_difference": _figure(compared, _difference, "difference from GLNN, points"),
+        "strata_difference": _figure(compared, gap_of, "difference from GLNN, points"),
     }
 
 
-def _accuracy(block: Block, line: Line, name: str) -> Point | None:
+def _accuracy(block: Block, line: Line, name: str) -> Spread | None:
     s = spread(line.runs[name])
-    low, high = (s.low, s.high) if s.n >= ENOUGH else (math.nan, math.nan)
-    return (100 * s.mean, 100 * low, 100 * high) if s.n else None
-
-
-def _difference(block: Block, line: Line, name: str) -> Point | None:
-    gap = gap_of(block, line, name)
-    return (100 * gap.mean, 100 * gap.low, 100 * gap.high) if gap else None
+    return (s if s.n >= ENOUGH else replace(s, low=math.nan, high=math.nan)) if s.n else None
 
 
 def _figure(
@@ -229,18 +223,19 @@ def _panel(ax: "Axes", points: dict[str, list[Point | None]], label: str) -> Non
     import seaborn as sns
 
     step = 0.66 / max(2, len(points))
-    if label.startswith("difference"):
+    gaps = [p for own in points.values() for p in own if isinstance(p, Difference)]
+    if gaps:
         ax.axvline(0.0, color="#555555", linestyle="--", linewidth=1)
+        ax.set_xlim(limits_of(gaps))
     for i, (name, values) in enumerate(points.items()):
         colour, marker = _LOOKS[i % len(_LOOKS)]
         look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5}
         for y, point in enumerate(values):
-            if point is None:
-                continue
-            middle, low, _ = point
-            half = 0.0 if math.isnan(low) else middle - low
             at = y + step * (i - (len(points) - 1) / 2)
-            ax.errorbar(middle, at, xerr=half, capsize=2, linewidth=1.2, **look)
+            if point is None or (gaps and tell_outside(ax, point, at, colour)):
+                continue
+            half = 0.0 if math.isnan(point.low) else 100 * (point.mean - point.low)
+            ax.errorbar(100 * point.mean, at, xerr=half, capsize=2, linewidth=1.2, **look)
         ax.plot([], [], linestyle="", label=HEADS[name].unit, **look)
     ax.set(xlabel=label, ylabel="")
     ax.locator_params(axis="x", nbins=5)
