@@ -83,6 +83,15 @@ def test_what_was_chosen_is_what_the_studies_found_best_and_the_budgets_are_equa
         assert set(study["search"]["seeds"]).isdisjoint(range(10))  # those that are reported
 
 
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_the_header_of_a_sweep_tells_the_time_that_its_rows_took(path):
+    """On two cores, without the latencies and the report that come after the last fit."""
+    text = (HOME / "sweeps" / f"{path.stem}.yaml").read_text()
+    told = int(re.search(r"Time: about (\d+) minutes", text)[1])
+    minutes = load(path).drop_duplicates("key")["ran.seconds"].sum() / 60 / 2
+    assert 0.85 * minutes <= told <= 1.3 * minutes + 3
+
+
 def test_reference_means_lie_within_a_point_and_a_half_of_the_published_ones():
     table = load(HOME / "results" / "reference" / "glnn.csv")
     published = {  # GLNN, arXiv 2110.08727, and the re-runs of VQGraph: per cent

@@ -54,7 +54,7 @@ _HEADS = {  # head, unit, dispensable
     "latency_node_ms": Column("ms", "node", 1),
     "train_seconds": Column("fit", "s", 4),
     "seconds_encode": Column("encode", "s", 4),
-    "peak_memory_mib": Column("memory", "MiB", 9),
+    "peak_memory_mib": Column("fit", "MiB", 9),
     "energy_joules": Column("energy", "J", 10),
 }
 _RUNS = Column("n")

@@ -197,9 +197,9 @@ def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
         "prod = (1 - share of hidden test nodes) tran + that share ind; tran: observed test nodes, "
         "ind: unseen ones. agreement: same prediction as the teacher.",
         f"Costs are medians over the runs. {_machine(frame)} Latency is taken with nothing else of "
-        "ours running; fit and memory are those of the fit in its own process, while others may "
-        "use the other cores (of one trained stage by stage, fit is the time up to the end of a "
-        "stage, memory that of the whole); encode is the time of the positional encodings, not "
+        "ours running; fit s and MiB are those of the fit in its own process, while others may "
+        "use the other cores (of one trained stage by stage, s is the time up to the end of a "
+        "stage, MiB those of the whole); encode is the time of the positional encodings, not "
         "part of fit.",
         "Published numbers are as printed and enter no mean and no test; difference = ours - "
         "published, with Welch's interval where both spreads are known (a spread of unknown "
