@@ -248,7 +248,7 @@ def test_what_repeats_the_headline_is_not_shown_twice():
 def test_columns_without_any_value_are_left_out():
     table = table_of(seeds("glnn", 0.8))
     assert [c.head for c in table.columns] == [
-        *("accuracy", "n", "fit", "memory", "published", "difference"),
+        *("accuracy", "n", "fit", "fit", "published", "difference"),
     ]
     other = table_of(seeds("glnn", 0.8, dataset="synthetic"))
     assert "published" not in [c.head for c in other.columns]
