@@ -2,7 +2,8 @@
 
 A node's y says its own class, its z the class of a neighbour: for an edge (s, d), y_s is to be z_d
 and y_d is to be z_s. Edges are looked at while fitting; what is shipped is the MLP with y alone. An
-epoch is one pass over shuffled batches of edges, each undirected one once.
+epoch is one pass over shuffled whole batches of edges, each undirected one at most once: the rest
+that fills no batch is left out, other edges each epoch.
 
 Sources: LinkDist, Luo et al., arXiv 2106.08541; TGS, Wu et al., arXiv 2403.03483.
 """
@@ -142,7 +143,7 @@ class LinkStudent(Method):
         return self._seen[1:]
 
     def batches(self, task: Task, step: Step) -> Iterable[Batch]:
-        """Yield the edges in random batches."""
+        """Yield the edges in random whole batches."""
         config: Any = self.config
         edges, _ = self.links(task)
         if not edges.numel():

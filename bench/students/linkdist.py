@@ -12,7 +12,7 @@ with a the share of the ends of edges without a label, MSE on logits, and classe
 nodes r and q: - a/2 [MSE(softmax y_s, softmax z_r) + MSE(softmax y_d, softmax z_q)].
 
 What is shipped is y alone (LinkDistMLP). A train node without an edge has no part in the loss. An
-edge that stands for both directions comes once an epoch.
+edge that stands for both directions comes at most once an epoch (`bench/links.py`).
 
 Differs from the official code: CoLinkDist's term - beta CE(z_r, Y_s) is left out (it has no lower
 bound); class weights have mean 1; a and the class weights are those of the whole graph; the epoch
