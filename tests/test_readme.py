@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -90,3 +91,22 @@ def test_the_student_of_the_guide_is_found_and_learns(place, monkeypatch):
     row = bench.run_cell(**names, teacher="gcn", student="mine", config=config)
     assert (row.status, row.reason) == ("ok", "")
     assert len(row.variants) == 1
+
+
+def test_the_dataset_of_the_guide_is_read_checked_and_run(place, monkeypatch):
+    (module,) = [text for text in blocks("CONTRIBUTING.md", "python") if "STATS" in text]
+    (place / "papers.py").write_text(module)
+    monkeypatch.syspath_prepend(place)
+    known = {"module": "papers", "stats": (60, None, 8, 3), "splits": ()}
+    monkeypatch.setattr(registry, "datasets", lambda: {"papers": known})
+    rng = np.random.default_rng(0)
+    raw = place / "data" / "papers" / "papers.npz"
+    raw.parent.mkdir(parents=True)
+    arrays = {"x": rng.random((60, 8)), "y": np.arange(60) % 3}
+    np.savez(raw, edges=rng.integers(0, 60, (2, 200)), **arrays)
+    asked = {"dataset": "papers", "split": "ratio", "data": place / "data"}
+    row = bench.run_cell(**asked, student="mlp", config={"mlp": {"max_epochs": 3}})
+    assert (row.status, row.reason) == ("ok", "")
+    np.savez(raw, edges=np.zeros((2, 0), int), **{k: v[:59] for k, v in arrays.items()})
+    row = bench.run_cell(**asked, student="mlp", config={"mlp": {"max_epochs": 3}})
+    assert "dataset 'papers' has 59 nodes on disk where 60 are published" in row.reason

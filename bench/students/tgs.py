@@ -14,7 +14,7 @@ linear, so that the mixture of its products is its product of the mixture. What 
 alone.
 
 Differs from the official code: W is the first layer of the MLP (theirs has its own); each
-undirected edge comes once an epoch; classes are weighed as in LinkDist; MSE is on logits.
+undirected edge comes at most once an epoch; classes are weighed as in LinkDist; MSE is on logits.
 """
 
 from dataclasses import dataclass
