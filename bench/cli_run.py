@@ -50,6 +50,7 @@ def prepare(names: tuple[str, ...], data: str | None) -> None:
     metavar="COUNTRY",
     help="Model the energy of what is timed (codecarbon): a code such as DEU, or none.",
 )
+@click.option("--time-again", is_flag=True, help="Time anew what is timed; the fits stay.")
 @opt.running
 def run(sweep: str | None, overrides: tuple[str, ...], **options: Any) -> None:
     """Run a SWEEP file, or the matrix of the options; `key=value` overrides.
@@ -144,6 +145,7 @@ def _launch(sweep: Any, cells: list[Any], options: dict[str, Any]) -> None:
         reports=folder,
         engine_options=where,
         energy=country,
+        time_again=options.get("time_again", False),
     )
     options = {**options, "baseline": sweep.baseline}
     click.echo(listing.closing(outcome, sweep.name, folder, options, lookup.width()))

@@ -88,6 +88,7 @@ def launch(
     reports: Path | None = None,
     engine_options: dict[str, Any] | None = None,
     energy: str = "",
+    time_again: bool = False,
 ) -> Outcome:
     """Run a sweep's missing cells, then measure, track and report.
 
@@ -102,6 +103,7 @@ def launch(
         reports: folder for the report; None writes none.
         engine_options: where cells run: arguments of `engine.open_engine`.
         energy: a country's code or "none": model the energy of what is timed; "" does not.
+        time_again: time what was timed before, too: something else may have used the processor.
     """
     store = place.store
     outcome = Outcome(cells, stored_rows(store, cells, heal=True))
@@ -122,7 +124,7 @@ def launch(
     finally:
         if live:
             live.stop()  # before anything is timed: it would share the processor
-    _measure(sweep, place, plan, progress, outcome)
+    _measure(sweep, place, plan, progress, outcome, time_again)
     if energy:
         from bench import launch_energy
 
@@ -156,7 +158,12 @@ def _collect(
 
 
 def _measure(
-    sweep: Sweep, place: "Place", plan: engine.Plan, progress: Progress, outcome: Outcome
+    sweep: Sweep,
+    place: "Place",
+    plan: engine.Plan,
+    progress: Progress,
+    outcome: Outcome,
+    again: bool,
 ) -> None:
     """Time the first seeds of every group with nothing else running; count MACs not yet counted."""
     seen: dict[Any, int] = {}
@@ -167,7 +174,8 @@ def _measure(
             continue
         seen[cell.group] = seen.get(cell.group, 0) + 1
         timed = seen[cell.group] <= sweep.cost_seeds
-        if not row.cost or (timed and not any("latency_ms" in v for v in row.cost.values())):
+        known = not again and any("latency_ms" in v for v in row.cost.values())
+        if not row.cost or (timed and not known):
             todo[row.key] = timed
     _leave_out_gpu(todo, outcome)
     if not todo:

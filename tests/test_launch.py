@@ -14,6 +14,7 @@ import bench
 from bench import engine, launch, launch_track, run, track_beside
 from bench.engine import Plan
 from bench.expand import expand
+from bench.launch import stored_rows
 from bench.results import Row, Store
 from bench.run import Place
 from bench.sweep import from_overrides
@@ -94,6 +95,21 @@ def test_what_was_damaged_is_set_aside_and_made_again(name, sweep, place, caplog
     assert name in caplog.text
     assert len(list((place.results / "corrupt").iterdir())) == aside + 1
     assert numbers(place) == before
+
+
+def test_what_is_timed_is_timed_again_on_request_and_nothing_else_changes(
+    sweep, place, monkeypatch
+):
+    before = {key: row.cost for key, row in start(sweep, place).rows.items()}
+    timed = {key for key, cost in before.items() if "latency_ms" in cost[""]}
+    latency = {"latency_ms": 7.0, "latency_node_ms": 3.0}
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.cost.latency", lambda model, graph: latency)
+        outcome = start(sweep, place, time_again=True)
+    assert (outcome.ran, outcome.measured) == (0, len(timed))
+    for key, row in stored_rows(place.store, outcome.cells).items():
+        assert row.cost[""] == before[key][""] | (latency if key in timed else {})
+    start(sweep, place, time_again=True)
 
 
 def test_a_damaged_cost_is_measured_again_alone(sweep, place, caplog):
