@@ -136,3 +136,16 @@ def test_the_pages_that_the_findings_refer_to_are_there():
     links = re.findall(r"\]\(([^)]+)\)", (HOME / "docs" / "findings.md").read_text())
     assert len(links) > 5
     assert [link for link in links if not (HOME / "docs" / link).exists()] == []
+
+
+def test_the_list_of_the_reports_is_whole_and_tells_the_times_of_their_sweeps():
+    folder = HOME / "reports" / "reference"
+    text = (folder / "README.md").read_text()
+    links = set(re.findall(r"\]\(([^)]+)\)", text))
+    assert {link.partition("/")[0] for link in links} == {
+        f.parent.name for f in folder.glob("*/*.md")
+    }
+    assert all((folder / link).is_file() for link in links)
+    for name, minutes in re.findall(r"^\| \[(\w+)\].* \| (\d+) min \|$", text, re.MULTILINE):
+        header = (HOME / "sweeps" / f"{name}.yaml").read_text()
+        assert re.search(r"Time: about (\d+) minutes", header)[1] == minutes
