@@ -5,7 +5,7 @@ the functions of the same name here can switch on, by configuration alone: posit
 (`encoding`), reliable sampling of neighbours (`reliable_sampling`), adversarial features
 (`adversarial_weight`) and similarity of representations (`similarity_weight`). The last one takes
 two more lines: `self.similarity = similarity_encoder(config, num_classes)` in `__init__`, and
-`return {"": shipped(self)}` in `deploy`.
+`return {"": shipped(self)}` in `deploy`. A network that needs nothing else is a `RecipeStudent`.
 
 The loss of a batch of labelled nodes is label_weight * CE, that of a batch of pairs (i, j), student
 node i and teacher node j, is (1 - label_weight) * KL(teacher_j || student_i); without reliable

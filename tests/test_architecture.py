@@ -39,7 +39,16 @@ LAYERS: dict[str, list[str]] = {
         ),
     ],
     "contract": [
-        *("method", "train", "recipe", "adversarial", "stages", "progressive", "norm_student"),
+        *(
+            "method",
+            "train",
+            "recipe",
+            "recipe_student",
+            "adversarial",
+            "stages",
+            "progressive",
+            "norm_student",
+        ),
         *("kinds", "links"),
     ],
     "plug-ins": ["datasets", "teachers", "students"],

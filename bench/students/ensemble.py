@@ -30,19 +30,11 @@ from bench.graph import Graph, Task
 from bench.hparams import hp
 from bench.method import Batch, Method, Output, Step
 from bench.recipe import RecipeConfig
+from bench.recipe_student import RecipeStudent
 
 
-class _Member(Method):
+class _Member(RecipeStudent):
     """One MLP, with the recipe's loss."""
-
-    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
-        super().__init__(config, num_features, num_classes, num_nodes)
-        self.mlp = config.build(num_features, num_classes)
-        self.similarity = recipe.similarity_encoder(config, num_classes)
-
-    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
-        """Compute `nodes` from their own features."""
-        return Output(*self.mlp(graph, nodes))
 
 
 class Ensemble(Method):

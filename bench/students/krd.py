@@ -12,23 +12,15 @@ dropout; see reliability.py for the fit of the exponent; the reported test accur
 best val epoch (the code logs this, the last and the best test epoch).
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
-from torch import Tensor
-
-from bench import recipe
-from bench.graph import Graph, Task
 from bench.hparams import hp
-from bench.method import Batch, Method, Output, Step
 from bench.recipe import RecipeConfig
+from bench.recipe_student import RecipeStudent
 
 
-class KRD(Method):
+class KRD(RecipeStudent):
     """MLP student with reliable sampling of its neighbours."""
-
-    needs_teacher: ClassVar[bool] = True
 
     @dataclass(frozen=True)
     class Config(RecipeConfig):
@@ -38,28 +30,3 @@ class KRD(Method):
         batch_size: int = hp(0, low=0, high=1_000_000)  # 0: full batch
         schedule: str = hp("mean", choices=("steps", "sum", "mean"))
         reliable_sampling: bool = hp(True, choices=(False, True))
-
-    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
-        super().__init__(config, num_features, num_classes, num_nodes)
-        self.mlp = config.build(num_features, num_classes)
-        self.similarity = recipe.similarity_encoder(config, num_classes)
-
-    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
-        """Compute `nodes` from their own features."""
-        return Output(*self.mlp(graph, nodes))
-
-    def begin_epoch(self, task: Task, step: Step) -> None:
-        """Refit the exponent of the sampling probabilities."""
-        recipe.begin_epoch(self, task, step)
-
-    def batches(self, task: Task, step: Step) -> Iterable[Batch]:
-        """Yield the labelled nodes and the sampled pairs."""
-        return recipe.batches(self, task, step)
-
-    def loss(self, task: Task, batch: Batch, step: Step) -> Tensor | None:
-        """Return one term of the loss, with its weight."""
-        return recipe.loss(self, task, batch, step)
-
-    def deploy(self) -> dict[str, Method]:
-        """Ship the MLP alone."""
-        return {"": recipe.shipped(self)}

@@ -17,25 +17,23 @@ reliable sampling a student node with several pairs is computed once a batch; mo
 recipe.py.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
-from torch import Tensor
-
-from bench import mixture, recipe, train
+from bench import mixture, train
 from bench.experts import ExpertLayer, ExpertMLP, LearnedRouter
-from bench.graph import Graph, Task
+from bench.graph import Task
 from bench.hparams import hp
-from bench.method import Batch, FitLog, Method, Output, Step
-from bench.recipe import RecipeConfig
+from bench.method import FitLog
+from bench.recipe import Auxiliary, RecipeConfig
+from bench.recipe_student import RecipeStudent
 
 
-class MoE(Method):
+class MoE(RecipeStudent):
     """Mixture of experts with a learned router."""
 
-    needs_teacher: ClassVar[bool] = True
+    mlp: ExpertMLP
 
     @dataclass(frozen=True)
     class Config(RecipeConfig):
@@ -57,32 +55,21 @@ class MoE(Method):
         """Compile the kernels of the expert layers."""
         mixture.warm_up()
 
-    def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
-        super().__init__(config, num_features, num_classes, num_nodes)
+    def build(self, num_features: int, num_classes: int) -> ExpertMLP:
+        """Return an MLP whose every linear layer is a mixture."""
+        config: Any = self.config
         sizes = [num_features, *[config.width] * (config.num_layers - 1), num_classes]
         top_k = config.top_k + config.official_off_by_one
         layers = [
             ExpertLayer(LearnedRouter(a, config.num_experts, config, top_k), a, b)
             for a, b in pairwise(sizes)
         ]
-        self.mlp = ExpertMLP(layers, norm=config.norm, dropout=config.dropout)
-        self.similarity = recipe.similarity_encoder(config, num_classes)
+        return ExpertMLP(layers, norm=config.norm, dropout=config.dropout)
 
-    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
-        """Compute `nodes` from their own features."""
-        return Output(*self.mlp(graph, nodes))
-
-    def begin_epoch(self, task: Task, step: Step) -> None:
-        """Prepare the recipe's epoch."""
-        recipe.begin_epoch(self, task, step)
-
-    def batches(self, task: Task, step: Step) -> Iterable[Batch]:
-        """Yield the recipe's batches."""
-        return recipe.batches(self, task, step)
-
-    def loss(self, task: Task, batch: Batch, step: Step) -> Tensor | None:
-        """Return the recipe's loss, with the layers' auxiliary losses."""
-        return recipe.loss(self, task, batch, step, self.mlp.auxiliary)
+    @property
+    def auxiliary(self) -> Auxiliary:
+        """The routers' losses."""
+        return self.mlp.auxiliary
 
     def fit(self, task: Task) -> FitLog:
         """Train the experts on runs of rows, then all; the log is that of the last phase."""
@@ -97,7 +84,3 @@ class MoE(Method):
             log.history["warmup_loss"] = warm.history["loss"]
             log.seconds["warmup"] = warm.seconds["train"]
         return log
-
-    def deploy(self) -> dict[str, Method]:
-        """Ship the experts alone."""
-        return {"": recipe.shipped(self)}
