@@ -14,6 +14,7 @@ import pandas as pd
 import bench
 from bench.reports import compression, effects, robustness, taxonomy
 from bench.reports.blocks import COST, QUALITY, Block, Line, blocks
+from bench.reports.cells import reported
 from bench.reports.notes import (
     LEGEND,
     beside_published,
@@ -74,7 +75,8 @@ def write(
     """Write the report into the folder `out` and return its files.
 
     Args:
-        frame: tidy rows (`results.load` or `results.frame`), any subset.
+        frame: tidy rows (`results.load` or `results.frame`), any subset; those of tuning, which
+            have no test accuracy, are left out.
         planned: every cell that should exist, as {key, dataset, split, setting, teacher, student,
             seed}.
         out: created where it is missing; files of the same name are replaced.
@@ -90,10 +92,14 @@ def write(
         axis; compression.csv where students and their teachers have costs; taxonomy.csv where
         kinds of knowledge meet; and the files of `diagnostics.write` where the rows have
         diagnostic numbers.
+
+    Raises:
+        ValueError: two rows answer the same question.
     """
     from bench.reports import diagnostics, figures, forest, ladders, page, stages
 
     out.mkdir(parents=True, exist_ok=True)
+    frame = reported(frame)
     found = blocks(frame, list(planned))
     climbed = robustness.ladders(found, store)
     tables, legends = _tables(frame, found, climbed, baseline)

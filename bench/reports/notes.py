@@ -92,6 +92,11 @@ def _protocol(block: Block) -> Iterator[str]:
         told.append(f"hidden_rate {block.options['hidden_rate']}")
     if told:
         yield f"Options: {', '.join(told)}.".replace("hidden_rate", "share of hidden test nodes")
+    if ", " in (contents := block.options.get("checksum", "")):
+        yield (
+            f"Caution: the runs are on several contents of this dataset (checksums {contents}); "
+            "what is compared across them means nothing."
+        )
 
 
 def _gaps(block: Block) -> Iterator[str]:
