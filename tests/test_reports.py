@@ -447,6 +447,7 @@ def test_far_off_methods_do_not_flatten_a_panel():
     assert 0.7 < floor_of(block, lines) < 0.8
     assert floor_of(block, lines[:3]) == -np.inf
     assert floor_of(block, lines[-1:]) == -np.inf
+    assert floor_of(block, []) == -np.inf
 
 
 def test_a_report_of_nothing_is_written(tmp_path):

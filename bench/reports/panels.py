@@ -74,7 +74,7 @@ def floor_of(block: Block, lines: Sequence[Line]) -> float:
     gaps = [(high - low, i) for i, (low, high) in enumerate(itertools.pairwise(means), start=1)]
     gap, i = max(gaps, default=(0.0, 0))
     above = means[i:]
-    if gap <= max(0.05, 2 * (above[-1] - above[0])) or len(above) < max(2, i + 1):
+    if len(above) < max(2, i + 1) or gap <= max(0.05, 2 * (above[-1] - above[0])):
         return -math.inf
     kept = [x.runs[block.headline].values() for x in lines if mean_of(block, x) >= above[0]]
     return min(min(values) for values in kept) - 0.01
