@@ -86,6 +86,10 @@ REFUSED = {  # what is wrong -> the file after HEAD, the beginning of the senten
         "teachers:\n- gcn\n- {name: gcn, label: twin}",
         "FILE, line 5: 'gcn' and 'twin' have the same configuration",
     ),
+    "the same question under a label as tuning writes it": (
+        "students:\n- {name: mlp, label: a}\n- {name: mlp, label: b (tuned)}",
+        "FILE, line 5: 'a' and 'b (tuned)' have the same configuration on synthetic:nodes=300",
+    ),
     "a config of nobody": (
         "teachers: [gcn]\nconfig:\n  gcn: {lr: 0.1}\n  sage: {lr: 0.1}",
         "FILE, line 6: config names no method 'sage'",
