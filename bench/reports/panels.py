@@ -118,11 +118,18 @@ def mean_of(block: Block, line: Line) -> float:
 
 def colours_of(blocks: Sequence[Block]) -> dict[str, str]:
     """Give every teacher one colour over all panels; students without one are grey."""
-    import seaborn as sns
-
     teachers = list(dict.fromkeys(x.teacher for block in blocks for x in block.lines if x.teacher))
-    palette = sns.color_palette("colorblind", max(1, len(teachers))).as_hex()
-    return {**dict(zip(teachers, palette, strict=False)), NONE: GREY}
+    return {**dict(zip(teachers, palette_of(len(teachers)), strict=True)), NONE: GREY}
+
+
+def palette_of(count: int) -> list[str]:
+    """Return so many different colours: the ten that can be told apart best, then darker ones."""
+    import seaborn as sns
+    from matplotlib.colors import to_hex
+
+    colours = sns.color_palette("colorblind")
+    tones = [(colours[i % len(colours)], 0.6 ** (i // len(colours))) for i in range(count)]
+    return [to_hex((tone * r, tone * g, tone * b)) for (r, g, b), tone in tones]
 
 
 def label_of(block: Block) -> str:
