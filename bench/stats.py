@@ -206,10 +206,8 @@ def against_best(methods: Mapping[str, Runs]) -> Verdict:
     return Verdict(best, holm(p))
 
 
-def against_published(
-    runs: Runs, mean: float, std: float | None, n: int | None, *, level: float = 0.95
-) -> Difference:
-    """Return ours - published, with Welch's interval where both sides have a spread.
+def against_published(runs: Runs, mean: float, std: float | None, n: int | None) -> Difference:
+    """Return ours - published, with Welch's 95 % interval where both sides have a spread.
 
     se^2 = s1^2/n1 + s2^2/n2, df = se^4 / (s1^4/(n1^2 (n1-1)) + s2^4/(n2^2 (n2-1))). Seeds cannot be
     paired with a printed mean. The interval is NaN where the published side lacks std (ddof 1) or
@@ -224,7 +222,7 @@ def against_published(
     if total == 0:
         return Difference(gap, gap, gap, ours.n)
     df = total**2 / float(np.sum(parts**2 / np.array([ours.n - 1, n - 1])))
-    half = _t_quantile(level, df) * math.sqrt(total)
+    half = _t_quantile(0.95, df) * math.sqrt(total)
     return Difference(gap, gap - half, gap + half, ours.n)
 
 

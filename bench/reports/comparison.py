@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-import bench
 from bench.reports import compression, effects, robustness, taxonomy
 from bench.reports.blocks import COST, QUALITY, Block, Line, blocks
 from bench.reports.cells import reported
@@ -68,7 +67,6 @@ def write(
     out: Path,
     *,
     title: str,
-    provenance: Mapping[str, str] | None = None,
     store: Store | None = None,
     baseline: str = "",
 ) -> list[Path]:
@@ -81,7 +79,6 @@ def write(
             seed}.
         out: created where it is missing; files of the same name are replaced.
         title: the sweep's name.
-        provenance: what else the report's foot tells, such as {"command": ...}.
         store: where the artefacts of the rows lie, for the figures of experts and for the errors
             that students repeat without a teacher.
         baseline: the student that all others are compared with; without one there are no effects.
@@ -103,7 +100,7 @@ def write(
     found = blocks(frame, list(planned))
     climbed = robustness.ladders(found, store)
     tables, legends = _tables(frame, found, climbed, baseline)
-    told = closing(frame, {"gkdbench": bench.__version__, **(provenance or {})})
+    told = closing(frame)
     told[-1:-1] = legends
     texts = {
         "comparison.md": _markdown(title, tables, told),
@@ -193,7 +190,7 @@ def table_of(block: Block, *, sources: bool = True) -> Table:
         cells = [_quality(block, line), _count(line), *(_number(line, m) for m in metrics)]
         if published:
             cells += _published(block, line) or (Cell(DASH, faint=True),) * 2
-        rows.append(_row(block, line, cells))
+        rows.append(_row(line, cells))
     lone = [i for i, line in enumerate(block.lines) if not line.teacher]
     if lone and len(lone) < len(block.lines):
         rows.insert(lone[0], Row("no teacher", (), heading=True))
@@ -221,7 +218,7 @@ def _shown(block: Block) -> list[str]:
     return [metric for metric in _HEADS if metric != block.headline and told(metric)]
 
 
-def _row(block: Block, line: Line, cells: list[Cell]) -> Row:
+def _row(line: Line, cells: list[Cell]) -> Row:
     label = line.name if line.student else f"{line.name} (teacher)"
     full = line.id if line.student else label
     return Row(label, tuple(cells), heading=not line.student, full_label=full.replace(" > ", " → "))
