@@ -142,8 +142,11 @@ def table(frame: "pandas.DataFrame", style: str = "text") -> Any:
         >>> bench.table(frame, "frame")[["teacher", "student", "test_accuracy_mean"]]
 
     Args:
-        frame: rows of `run_sweep` or `load`, or a part of them.
+        frame: rows of `run_sweep` or `load`, or a part of them; those of tuning are left out.
         style: "text", "markdown", or "frame": a DataFrame, one line of raw numbers a method.
+
+    Raises:
+        ValueError: an unknown style, or two rows that answer the same question.
     """
     from bench import tables
     from bench.hparams import unknown

@@ -56,8 +56,8 @@ def _is_small(cell: Cell) -> bool:
 
     name, _, parameters = cell.protocol.dataset.partition(":")
     if name == "synthetic":
-        nodes = [p.partition("=")[2] for p in parameters.split(",") if p.startswith("nodes=")]
-        return not nodes or float(nodes[0]) <= SMALL
+        given = {key.strip(): v for key, _, v in (p.partition("=") for p in parameters.split(","))}
+        return float(given.get("nodes", 0)) <= SMALL
     stats = datasets()[name]["stats"]
     return stats is None or stats[0] <= SMALL
 

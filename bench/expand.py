@@ -130,10 +130,11 @@ def _distinct(sweep: Sweep, cells: list[Cell]) -> list[Cell]:
             )
         role, names = _differing(other, cell)
         places = {entry.shown: place for place, entry in sweep.entries(role)}
+        place = places.get(names[1], places.get(names[1].removesuffix(TUNED)))
         raise MistakeError(
             f"'{names[0]}' and '{names[1]}' have the same configuration on "
             f"{cell.protocol.dataset}; leave one out, or change its `config`",
-            *(role, places[names[1].removesuffix(TUNED)]),
+            *(role, place),
         )
     return list(first.values())
 

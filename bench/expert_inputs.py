@@ -25,7 +25,7 @@ class Inputs:
     @classmethod
     def of_graph(cls, graph: Graph, nodes: Tensor | None) -> "Inputs":
         """Read [x, extra], plus the graph's dense shift where it has one."""
-        x, extra, shift = graph.x, graph.extra, getattr(graph, "shift", None)
+        x, extra, shift = graph.x, graph.extra, graph.shift
         if extra is not None and nodes is not None:
             extra = extra[nodes]
         if isinstance(x, CSR) and shift is None:

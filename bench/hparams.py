@@ -26,9 +26,15 @@ class Range:
     choices: tuple[Any, ...] | None = None
     search: tuple[Any, ...] | list[Any] | None = None  # (low, high), or a list of values
     when: str = ""  # searched only where this other field is on: "field" or "field=value"
+    distinct: bool = False  # no two of several values are written alike
 
     def refuses(self, value: Any) -> str | None:
-        """Return why `value` is not allowed, or None."""
+        """Return why `value`, or one of several values, is not allowed, or None."""
+        if isinstance(value, tuple):
+            written = [f"{v:g}" for v in value] if self.distinct else []
+            if again := next((v for v in written if written.count(v) > 1), None):
+                return f"{again} stands there twice (six digits count); give each once"
+            return next((f"{why}, each" for v in value if (why := self.refuses(v))), None)
         if self.choices is not None and value not in self.choices:
             return f"allowed: {', '.join(map(str, self.choices))}"
         if self.low is not None and value < self.low:
@@ -47,6 +53,7 @@ def hp(
     choices: Iterable[Any] | None = None,
     search: tuple[Any, Any] | list[Any] | None = None,
     when: str = "",
+    distinct: bool = False,
 ) -> Any:
     """Declare one hyper-parameter on one line.
 
@@ -54,7 +61,7 @@ def hp(
 
     Args:
         default: its value where nobody says another.
-        low: the smallest value allowed.
+        low: the smallest value allowed; of a tuple, for each in it, as all bounds.
         high: the largest value allowed.
         log: whether tuning searches its logarithm.
         choices: all values allowed.
@@ -62,8 +69,10 @@ def hp(
             alone unless a sweep opens it.
         when: the name of another field, declared before; tuning leaves this one alone where that
             one is 0, False or "none". "field=value": where it is not `value`.
+        distinct: of a tuple of numbers, whether no two may be the same as `{:g}` writes them.
     """
-    limits = Range(low, high, log, tuple(choices) if choices is not None else None, search, when)
+    allowed = tuple(choices) if choices is not None else None
+    limits = Range(low, high, log, allowed, search, when, distinct)
     return dataclasses.field(default=default, metadata={"range": limits})
 
 

@@ -125,7 +125,7 @@ class TransformedStudent(Method):
         light: Any = recipe.shipped(self)
         light._target = None
         if self.head is not None:
-            merged = merge(self.head.transform, [self.head.layer])
+            merged = merge(self.head.transform, self.head.layer)
             name, layers = self.tower
             network = copy.copy(getattr(self, name))
             plain = nn.ModuleList([*self.layers[:-1], merged])

@@ -7,19 +7,18 @@ With S [n, H] the input of a student's last layer and T [n, H'] the teacher's st
 
     E = BN1(S A1),  A1 [H, N H'];   R = S + BN2(E A2),  A2 [N H', H];   the last layer reads R
 
-E = [E_1 | ... | E_N] is matched to T, each part to the whole of it (`segment_loss`). Nothing in it
+E = [E_1 | ... | E_N] is matched to T, each part to the whole of it (`Segments.loss`). Nothing in it
 is non-linear, so with fixed statistics, BN(z) = s z + c, the transform is one affine map,
 
-    R = S M + m,   M = I + A1 diag(s1) A2 diag(s2),   m = ((b1 s1 + c1) A2 + b2) s2 + c2
+    R = S M + m,   M = I + A1 diag(s1) A2 diag(s2),   m = (c1 A2) s2 + c2
 
 and a last layer R W + b is S (M W) + (m W + b): what is shipped has the shape of a plain student.
-(I is absent without the residual; the official transform has no biases b1, b2.)
+(I is absent without the residual; as in the official code the products have no biases.)
 
 Merging into a graph convolution takes more care, since m is added before the propagation: it comes
 out as (A 1) m W, and only where the rows of A sum to one is that the constant m W. They do for
 SAGE's aggregator `gcn`, isolated nodes included; for `mean` the row of an isolated node is zero;
-those of a GCN sum to whatever the degrees make of them; attention would see m. What cannot be
-merged exactly is refused.
+those of a GCN sum to whatever the degrees make of them. What cannot be merged exactly is refused.
 
 Differs from the official code: weights are drawn as every `Linear` here (theirs: He; batch norm
 takes the scale away); training gets the statistics of batch norm and the loss without writing E
@@ -79,13 +78,11 @@ class Segments:
     batch: Moments
     variance: Tensor | None = None  # of E's columns, where batch norm needed it anyway
 
-    def values(self) -> Tensor:
-        """Return E itself."""
-        return torch.addmm(self.offset, self.batch.states, self.weight)
-
     def loss(self, target: Tensor) -> Tensor:
-        """Return `segment_loss` of E and T [n, H'], from products of [H, .] matrices.
+        """Return sum_i MSE(E_i, T), all N segments against the same T [n, H'].
 
+        It is N times the mean over all entries of (E - [T | ... | T])^2, as the official code has
+        it, here from products of [H, .] matrices.
         With E_i = d_i + Sc W_i and T = t + Tc around their means over the batch, C = Sc' Sc / n:
         |E_i - T|^2 / n = tr(W_i' C W_i) - 2 tr(W_i' Sc' Tc) / n + |Tc|^2 / n + |d_i - t|^2.
         """
@@ -116,7 +113,6 @@ class FeatureTransform(nn.Module):
         segments: N.
         batch_norm: after neither product, the first, or both.
         residual: whether S is added to the second product.
-        bias: whether the products have biases.
     """
 
     def __init__(
@@ -127,12 +123,11 @@ class FeatureTransform(nn.Module):
         *,
         batch_norm: str = "both",
         residual: bool = True,
-        bias: bool = False,
     ) -> None:
         super().__init__()
         self.residual = residual
-        self.first = Linear(size, segments * target, bias=bias)
-        self.second = Linear(segments * target, size, bias=bias)
+        self.first = Linear(size, segments * target, bias=False)
+        self.second = Linear(segments * target, size, bias=False)
         wide, narrow = batch_norm != "none", batch_norm == "both"
         self.first_norm = nn.BatchNorm1d(segments * target) if wide else None
         self.second_norm = nn.BatchNorm1d(size) if narrow else None
@@ -166,16 +161,10 @@ class FeatureTransform(nn.Module):
     ) -> tuple[_Map, Tensor | None, _Map]:
         """Return S -> E, the variances of E in the batch, and S -> R - S, with batch norm."""
         dtype = dtype or self.first.weight.dtype
-        (a1, b1), (a2, b2) = (_plain(linear, dtype) for linear in (self.first, self.second))
-        wide, variance = _normalised((a1, b1), self.first_norm, batch)
-        narrow, _ = _normalised((wide[0] @ a2, wide[1] @ a2 + b2), self.second_norm, batch)
+        a1, a2 = self.first.weight.to(dtype), self.second.weight.to(dtype)
+        wide, variance = _normalised((a1, a1.new_zeros(a1.shape[1])), self.first_norm, batch)
+        narrow, _ = _normalised((wide[0] @ a2, wide[1] @ a2), self.second_norm, batch)
         return wide, variance, narrow
-
-
-def _plain(linear: Linear, dtype: torch.dtype) -> _Map:
-    weight = linear.weight.to(dtype)
-    bias = linear.bias
-    return weight, weight.new_zeros(weight.shape[1]) if bias is None else bias.to(dtype)
 
 
 def _normalised(
@@ -229,17 +218,6 @@ class Transformed(nn.Module):
 
 
 # ---- the loss -------------------------------------------------------------------------------
-
-
-def segment_loss(segments: Tensor, target: Tensor) -> Tensor:
-    """Return sum_i MSE(E_i, T), all N segments of E [n, N H'] against the same T [n, H'].
-
-    It is N times the mean over all entries of (E - [T | ... | T])^2, as the official code has it.
-    This is the definition; `Segments.loss` is the same number at a lower cost.
-    """
-    n, size = target.shape
-    parts = segments.view(n, -1, size)  # [n, N, H']
-    return (parts - target.unsqueeze(1)).square().mean() * parts.shape[1]
 
 
 def matching_share(epoch: int, max_epochs: int) -> float:

@@ -107,17 +107,18 @@ class Exam:
 
 
 def examine(dataset: Dataset, protocol: Protocol, split_seed: int) -> Exam:
-    """Split a dataset's graph and hide what the setting hides."""
+    """Split a dataset's graph and hide what the setting hides.
+
+    Raises:
+        ValueError: an unknown split or setting, or one that leaves a role without a node.
+    """
     if protocol.setting not in SETTINGS:
         raise unknown("setting", protocol.setting, SETTINGS)
     graph, (train, val, test) = splits.draw(dataset, protocol.split, split_seed)
     hide = SETTINGS[protocol.setting]
+    _refuse_empty(dataset.name, protocol.split, {"train": train, "val": val, "test": test})
     unseen = hide(test, split_name(protocol.split), protocol.hidden_rate, split_seed)
-    if protocol.setting != "transductive" and not len(unseen):
-        raise ValueError(
-            f"hidden_rate {protocol.hidden_rate:g} of {len(test)} test nodes hides none; "
-            "raise it or use setting 'transductive'"
-        )
+    _refuse_unscored(protocol, len(test), len(unseen))
     graph = _prepared(noise.disturbed(graph, protocol.noise, unseen, split_seed), protocol)
     split = _roles(graph.num_nodes, train, val, test, unseen)
     visible = torch.ones(graph.num_nodes, dtype=torch.bool)
@@ -132,6 +133,29 @@ def examine(dataset: Dataset, protocol: Protocol, split_seed: int) -> Exam:
         labels[train] = noise.flipped(graph.y[train], graph.num_classes, share, split_seed)
         taught = seen.replace(y=labels[observed])
     return Exam(graph, seen, split, observed, protocol, dataset.accuracy, taught)
+
+
+def _refuse_empty(name: str, split: str, roles: dict[str, Tensor]) -> None:
+    """Refuse a split without a node to learn from, to stop by or to score."""
+    for role, nodes in roles.items():
+        if not len(nodes):
+            raise ValueError(
+                f"split '{split}' leaves dataset '{name}' without a {role} node, and each of "
+                "train, val and test needs one; take another split, or a graph with classes of "
+                "three nodes or more"
+            )
+
+
+def _refuse_unscored(protocol: Protocol, tested: int, hidden: int) -> None:
+    """Refuse a rate that leaves a part of the test nodes empty which the setting scores."""
+    rate = f"hidden_rate {protocol.hidden_rate:g} of {tested} test nodes"
+    if protocol.setting != "transductive" and not hidden:
+        raise ValueError(f"{rate} hides none; raise it or use setting 'transductive'")
+    if protocol.setting == "production" and hidden == tested:
+        raise ValueError(
+            f"{rate} hides all, and setting 'production' scores observed ones too; lower it or "
+            "use setting 'inductive'"
+        )
 
 
 def _prepared(graph: Graph, protocol: Protocol) -> Graph:

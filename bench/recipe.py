@@ -25,8 +25,9 @@ Choices: a temperature comes with T^2. With `sum` and `mean`, batches are equal 
 `batch_size` (0: one), pairs in order of the student node, which is computed once a batch. The
 similarity term is part of the weighted loss of every batch with `steps` (NOSMOG's code) and stands
 alone on labelled batches otherwise (RbM's code). The inner steps of PGD run in training mode, so
-they move running statistics and expert memories, as in both official codes; their sparse features
-stay sparse, but the shift itself is dense: B x (F + P) numbers and a dense product a step.
+they move running statistics and expert memories, as in both official codes; sparse features stay
+sparse before a linear layer (the experts of `moe` and `rbm` read them dense, with the shift added),
+but the shift itself is dense: B x (F + P) numbers and a dense product a step.
 """
 
 import copy

@@ -36,7 +36,8 @@ class TeacherMissingError(Exception):
 def run(cell: Cell, place: Place, listener: Listener | None = None) -> Row:
     """Answer a cell: return its row from the store, or fit, score and store it.
 
-    What goes wrong inside becomes the row's status and reason; only an interrupt gets out.
+    What goes wrong with the data, the teacher or the method becomes the row's status and reason;
+    what gets out is an interrupt, a listener's stop, and a store that cannot be read or written.
 
     Args:
         cell: what to answer.
@@ -53,14 +54,14 @@ def run(cell: Cell, place: Place, listener: Listener | None = None) -> Row:
     kernels.set_threads(place.threads)
     role, choice = ("student", cell.student) if cell.student else ("teacher", cell.teacher)
     assert choice is not None
-    _warm_method(role, choice.name)
-    started = datetime.datetime.now(datetime.UTC)
-    clock = time.perf_counter()
+    started, clock = _now()
     with place.store.draft(cell.key) as draft:
         row = Row(cell.key, cell.describe(), "ok")
         teacher = cell.teacher_cell
         row.teacher_key = teacher.key if teacher else ""
         try:
+            _warm_method(role, choice.name)
+            started, clock = _now()  # compiling is not the cell's own time
             _answer(cell, place, row, draft, listener)
         except StoppedError as stop:
             stop.seconds = row.seconds["train"]
@@ -80,6 +81,10 @@ def run(cell: Cell, place: Place, listener: Listener | None = None) -> Row:
             "seconds": time.perf_counter() - clock,
         }
         return place.store.write(row, draft)
+
+
+def _now() -> tuple[datetime.datetime, float]:
+    return datetime.datetime.now(datetime.UTC), time.perf_counter()
 
 
 @functools.cache

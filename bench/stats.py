@@ -154,14 +154,31 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {**p_values, **dict(zip(known, map(float, adjusted), strict=True))}
 
 
+def rejectable(sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the comparisons that a test could reject, from the number of pairs of each.
+
+    The smallest p-value of n pairs is 2^(1-n), and Holm multiplies it by up to the number of
+    comparisons. Where that is not below ALPHA, the comparisons with the fewest pairs are left out,
+    and again: whatever they show, they may stay above ALPHA, and they make the correction of
+    the others harder. No run is looked at, so Holm's correction holds over those that stay.
+
+    Source: after Tarone, "A Modified Bonferroni Method for Discrete Data", Biometrics 46 (1990).
+    """
+    left = dict(sizes)
+    while left and len(left) * 2.0 ** (1 - min(left.values())) >= ALPHA:
+        least = min(left.values())
+        left = {name: n for name, n in left.items() if n > least}
+    return tuple(left)
+
+
 def against_best(methods: Mapping[str, Runs]) -> Verdict:
     """Compare every method with the one of the best mean (higher is better).
 
-    Where some method has 6 runs or more, a method with fewer cannot be the best, and one that
-    shares fewer than 6 units with the best is not compared; one that is ahead of the best on their
-    common units (the means may be over different ones) has p = 1. Nothing is marked where no
-    comparison is left, or where the exact test could reject none of them: its smallest p-value is
-    2^(1-n), times the number of comparisons. "Not significantly worse" would be an empty phrase.
+    Where some method has 6 runs or more, a method with fewer cannot be the best. One that shares
+    fewer than 6 units with the best is not compared, nor is one that shares too few for Holm's
+    correction (`rejectable`): "not significantly worse" would be an empty phrase. One that is ahead
+    of the best on their common units (the means may be over different ones) has p = 1. Nothing is
+    marked where no comparison is left.
     """
     spreads = {name: spread(runs) for name, runs in methods.items()}
     spreads = {name: s for name, s in spreads.items() if s.n}
@@ -176,21 +193,21 @@ def against_best(methods: Mapping[str, Runs]) -> Verdict:
         return Verdict(best, {}, "nothing to compare")
     if not sizes:
         return Verdict(best, {}, f"fewer than {MIN_PAIRS} common seeds")
-    m, n = len(sizes), max(sizes.values())
-    if m * 2.0 ** (1 - n) >= ALPHA:
+    tested = rejectable(sizes)
+    if not tested:
+        n = max(sizes.values())
+        m = sum(size == n for size in sizes.values())
         why = f"{n} seeds cannot reach p < {ALPHA:g} after Holm's correction over {m} comparisons"
         return Verdict(best, {}, why)
     p = {
         name: paired_p(methods[best], methods[name]) if others[name].mean() > 0 else 1.0
-        for name in sizes
+        for name in tested
     }
     return Verdict(best, holm(p))
 
 
-def against_published(
-    runs: Runs, mean: float, std: float | None, n: int | None, *, level: float = 0.95
-) -> Difference:
-    """Return ours - published, with Welch's interval where both sides have a spread.
+def against_published(runs: Runs, mean: float, std: float | None, n: int | None) -> Difference:
+    """Return ours - published, with Welch's 95 % interval where both sides have a spread.
 
     se^2 = s1^2/n1 + s2^2/n2, df = se^4 / (s1^4/(n1^2 (n1-1)) + s2^4/(n2^2 (n2-1))). Seeds cannot be
     paired with a printed mean. The interval is NaN where the published side lacks std (ddof 1) or
@@ -205,7 +222,7 @@ def against_published(
     if total == 0:
         return Difference(gap, gap, gap, ours.n)
     df = total**2 / float(np.sum(parts**2 / np.array([ours.n - 1, n - 1])))
-    half = _t_quantile(level, df) * math.sqrt(total)
+    half = _t_quantile(0.95, df) * math.sqrt(total)
     return Difference(gap, gap - half, gap + half, ours.n)
 
 

@@ -122,6 +122,16 @@ class Sweep(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _leaves_test_nodes_observed(self) -> "Sweep":
+        if self.hidden_rate == 1.0 and "production" in self.settings:
+            raise MistakeError(
+                "hidden_rate is 1, and setting 'production' scores observed test nodes too; give "
+                "less than 1, or setting 'inductive' alone",
+                "hidden_rate",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tunes_on_other_seeds(self) -> "Sweep":
         both = sorted(set(self.seeds) & set(self.tune.seeds)) if self.tune else []
         if both:

@@ -85,6 +85,19 @@ def test_p_values_are_corrected_over_the_comparisons_with_one_baseline():
     )
 
 
+def test_a_comparison_of_too_few_pairs_weakens_no_other():
+    base = [0.70, 0.72, 0.74, 0.76, 0.78, 0.80, 0.82, 0.84]
+    ahead = rows_of("glnn", ahead_of(base, (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, -0.005)))
+    few = [rows_of(name, ahead_of(base[:6], WINS)) for name in ("krd", "moe")]  # 1 / 2**5 each
+    block = block_of(rows_of("rbm", base), ahead, *few)
+    found = {effect.line.name: effect for effect in effects.effects_of(block, "rbm")}
+    assert found["glnn"].adjusted == found["glnn"].p == 4 / 2**8  # one comparison, not three
+    assert all(math.isnan(found[name].p) for name in ("krd", "moe"))  # 3 / 2**5 is above 0.05
+    (note,) = effects.table_of(block, "rbm").notes
+    assert note.endswith("No p-values up to 6 common seeds: they cannot reach p < 0.05 after "
+                         "Holm's correction.")  # fmt: skip
+
+
 PARTS = ("exit", *(f"node0.{i}" for i in range(10, 60)))
 
 

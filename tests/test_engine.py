@@ -6,7 +6,7 @@ from bench.expand import expand
 from bench.jobs import Job, Queue
 from bench.results import Row
 from bench.run import Place
-from bench.sweep import from_overrides
+from bench.sweep import from_overrides, make
 from bench.train import REPORT_EVERY
 from tests import outside
 from tests.cells import cell_of, cells_of, drained, result
@@ -38,6 +38,17 @@ def test_a_plan_never_takes_more_than_the_cores(monkeypatch):
     assert plan(large) == Plan(1, 1)  # one cell: one process
     assert plan(big) == Plan(1, 6)  # a large graph gets all cores
     assert plan(small, timeout=3.0).timeout == 3.0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "threads"),
+    [("", 1), (":degree=4", 1), (":degree=4,nodes=50000", 1), (": nodes = 50001", 6),
+     (":degree=4, nodes=2e5", 6)],
+)  # fmt: skip
+def test_the_size_of_a_synthetic_graph_is_read_as_the_graph_is(parameters, threads, monkeypatch):
+    monkeypatch.setattr(engine, "cores", lambda: 6)
+    asked = {"name": "x", "datasets": [f"synthetic{parameters}"], "teachers": "gcn"}
+    assert plan(expand(make(asked), None)).threads == threads
 
 
 @pytest.mark.parametrize(

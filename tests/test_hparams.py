@@ -15,6 +15,7 @@ class Config(TrainConfig):
     kind: str = hp("a", choices=("a", "b"))
     on: bool = hp(False)
     sizes: tuple[int, ...] = hp((5, 10))
+    shares: tuple[float, ...] = hp((), low=0.0, high=1.0, distinct=True)
     top: int | None = hp(None, low=1)
     note: str = hp("")
 
@@ -38,6 +39,9 @@ def test_without_values_there_are_the_defaults():
         ("on", True, True),
         ("sizes", [1, 2, 3], (1, 2, 3)),
         ("sizes", 4, (4,)),
+        ("sizes", [5, 5], (5, 5)),
+        ("shares", [1, 0, 0.123456, 0.123457], (1.0, 0.0, 0.123456, 0.123457)),
+        ("shares", 0.5, (0.5,)),
         ("top", None, None),
         ("top", 7, 7),
         ("note", "3", "3"),
@@ -71,6 +75,10 @@ def test_values_of_the_right_type_and_range_are_taken(key, value, kept):
         ("on", "yes", "must be of type bool"),
         ("sizes", ["a"], "must be of type int"),
         ("sizes", [True], "must be of type int"),
+        ("shares", [0.5, -0.1], "allowed: 0 or more, each"),
+        ("shares", 1.5, "allowed: 1 or less, each"),
+        ("shares", [0.2, 0.5, 0.5], "0.5 stands there twice .six digits count.; give each once"),
+        ("shares", [0.12345671, 0.12345672], "0.123457 stands there twice .*"),
         ("top", "x", "must be of type int"),
         ("depth", 0, "allowed: 1 or more"),
         ("depth", 9, "allowed: 8 or less"),
@@ -103,7 +111,7 @@ def test_a_config_cannot_be_changed():
 def test_fields_come_in_order_with_their_range():
     names = list(fields_of(Config))
     assert names[:5] == ["lr", "weight_decay", "max_epochs", "patience", "selection"]
-    assert names[5:] == ["depth", "rate", "kind", "on", "sizes", "top", "note"]
+    assert names[5:] == ["depth", "rate", "kind", "on", "sizes", "shares", "top", "note"]
     assert fields_of(Config)["depth"].metadata["range"] == Range(1, 8)
     assert fields_of(Config)["kind"].metadata["range"].choices == ("a", "b")
 

@@ -203,6 +203,31 @@ def test_a_rate_that_hides_nobody_is_refused(setting):
         examine(dataset(official=masks(1)), protocol, 0)
 
 
+def test_production_needs_observed_test_nodes_and_inductive_none():
+    given = dataset(official=masks(1))
+    with pytest.raises(ValueError, match=r"hidden_rate 1 of 20 test nodes hides all, and setting"):
+        examine(given, ask("official", "production", hidden_rate=1.0), 0)
+    exam = examine(given, ask("official", "inductive", hidden_rate=1.0), 0)
+    assert (len(exam.split.test_unseen), len(exam.split.test_observed)) == (20, 0)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(("place", "role"), [(0, "train"), (1, "val"), (2, "test")])
+def test_a_split_without_a_role_is_refused(setting, place, role):
+    parts = list(masks(1)[0])
+    parts[place] = parts[place][:0]
+    with pytest.raises(ValueError, match=f"split 'official' leaves .* 'toy' without a {role} node"):
+        examine(dataset(official=[tuple(parts)]), ask("official", setting), 0)
+
+
+@pytest.mark.parametrize(("size", "role"), [(1, "val"), (2, "test")])
+def test_a_ratio_of_classes_that_are_too_small_for_three_roles_is_refused(size, role):
+    graph = toys.random_graph(12, loops=False)
+    graph = graph.replace(y=torch.arange(12) // size, num_classes=12 // size)
+    with pytest.raises(ValueError, match=f"without a {role} node.*classes of three nodes or more"):
+        examine(dataset(graph), ask("ratio"), 0)
+
+
 # ---- what is visible ------------------------------------------------------------------------
 
 

@@ -199,6 +199,55 @@ def test_two_configurations_under_one_label_are_never_pooled():
     assert set(cells(table, "n").values()) == {DASH, "10"}
 
 
+def test_rows_of_tuning_enter_no_report(tmp_path):
+    shown = seeds("glnn", 0.8, 3)
+    tuning = []
+    for seed in (1000, 1001):  # what a study stores: no test accuracy, seconds of other seeds
+        row = make_row("glnn", seed, variants={"": {"val_accuracy": 0.9, "params": 7.0}})
+        row.cell["evaluate_test"], row.seconds["train"] = False, 900.0
+        tuning.append(row)
+    tuning.append(make_row("glnn", 1002, status="failed", reason="NaN"))
+    tuning[-1].cell["evaluate_test"] = False
+    plain = comparison.summary(blocks(frame(shown), []))
+    mixed = frame([*tuning, *shown])
+    pd.testing.assert_frame_equal(comparison.summary(blocks(mixed, [])), plain)
+    assert plain["train_seconds"].tolist()[1:] == [1.5]
+    tuning[0].ran["git_dirty"] = True
+    comparison.write(frame([*tuning, *shown]), [], tmp_path, title="x")
+    assert "uncommitted" not in (tmp_path / "comparison.md").read_text()
+    assert blocks(frame(tuning), []) == []
+    unknown = frame(shown).assign(evaluate_test=None)  # a frame of somebody else's
+    assert comparison.summary(blocks(unknown, []))["done"].tolist()[1:] == [3]
+
+
+def test_two_contents_of_a_dataset_are_never_pooled():
+    one, other = (
+        seeds("glnn", level, checksum=f"sha256:{digit * 64}")
+        for level, digit in ((0.8, "a"), (0.6, "b"))
+    )
+    table = table_of([*one, *other])
+    shown = cells(table)
+    assert list(shown)[1:] == [f"sage:glnn → glnn [checksum={digit * 10}]" for digit in "ab"]
+    assert set(cells(table, "n").values()) == {DASH, "10"}
+    caution = "several contents of this dataset (checksums aaaaaaaaaa, bbbbbbbbbb)"
+    assert caution in " ".join(table.notes)
+    assert "checksum" not in " ".join(table_of(one).notes)
+
+
+def test_two_rows_of_one_question_are_refused_not_lost():
+    rows = seeds("glnn", 0.8, 3)
+    again = make_row("glnn", 1, 0.1)
+    again.key = "other"
+    with pytest.raises(ValueError, match=r"2 rows of 'sage:glnn > glnn' have seed 1 .*other"):
+        blocks(frame([*rows, again]), [])
+    twice = pd.concat([frame(rows), frame(rows[:1])], ignore_index=True)
+    with pytest.raises(ValueError, match="have seed 0 and the same data"):
+        blocks(twice, plan_of(rows))
+    again.status, again.variants = "failed", {}  # and lost is only a number
+    (block,) = blocks(frame([*rows, again]), [])
+    assert (block.lines[1].done, block.lines[1].planned) == (3, 4)
+
+
 def test_the_plans_label_wins_over_the_recorded_one():
     rows = seeds("glnn", 0.8)
     plan = [{**cell, "student": name} for name in ("plain", "again") for cell in plan_of(rows)]
@@ -302,9 +351,7 @@ def report(tmp_path_factory):
     rows[0].ran["git_commit"] = "fedcba987654"
     rows[1].ran["git_dirty"] = True
     out = tmp_path_factory.mktemp("report") / "deeper"
-    paths = comparison.write(
-        frame(rows), plan, out, title="a_b & 50 % <b>", provenance={"command": "gkdbench report"}
-    )
+    paths = comparison.write(frame(rows), plan, out, title="a_b & 50 % <b>")
     assert {path.parent for path in paths} == {out}
     assert all(path.stat().st_size for path in paths)
     return {path.name: path for path in paths}
@@ -322,7 +369,7 @@ def test_the_report_says_where_it_comes_from(report):
     text = report["comparison.md"].read_text()
     assert "Caution: the rows come from 2 commits: 0123456789, fedcba9876." in text
     assert "Caution: some rows were made with uncommitted changes." in text
-    assert f"gkdbench {bench.__version__}; command gkdbench report." in text
+    assert f"gkdbench {bench.__version__}." in text
     assert "Measured with: threads 2." in text
     assert "ddof 1" in text
 
@@ -398,6 +445,7 @@ def test_far_off_methods_do_not_flatten_a_panel():
     assert 0.7 < floor_of(block, lines) < 0.8
     assert floor_of(block, lines[:3]) == -np.inf
     assert floor_of(block, lines[-1:]) == -np.inf
+    assert floor_of(block, []) == -np.inf
 
 
 def test_a_report_of_nothing_is_written(tmp_path):

@@ -3,9 +3,11 @@
 import math
 
 import pytest
+import seaborn as sns
 
 from bench.reports import comparison, ladders, robustness
 from bench.reports.blocks import blocks
+from bench.reports.panels import colours_of
 from bench.results import frame
 from bench.stats import order_agreement
 from bench.tables import DASH
@@ -181,6 +183,25 @@ def test_figures_and_records_are_written_where_there_is_a_ladder(tmp_path):
     told = list(robustness.records(found))
     assert len(told) == 3 * (2 * 4 + 2)  # accuracy and F1 of four methods, errors of two
     assert ladders.draw([], tmp_path) == []
+
+
+def test_every_student_has_a_look_of_its_own_and_the_first_ten_those_of_seaborn():
+    looks = ladders._looks([f"s{i}" for i in range(40)])
+    assert len({look["color"] for look in looks.values()}) == 40
+    assert len({tuple(look.values()) for look in looks.values()}) == 40
+    first = [look["color"] for look in looks.values()][:10]
+    assert first == sns.color_palette("colorblind", 10).as_hex()
+    assert ladders._looks(["s0", "s1"]) == {name: looks[name] for name in ("s0", "s1")}
+    pairs = [(looks[f"s{i}"]["marker"], looks[f"s{i + 10}"]["marker"]) for i in range(30)]
+    assert all(one != other for one, other in pairs)  # readable without the darker tone, too
+    assert ladders._looks([]) == {}
+
+
+def test_every_teacher_has_a_colour_of_its_own():
+    made = [make_row("glnn", s, 0.8, teacher=f"t{i}") for i in range(25) for s in range(2)]
+    colours = colours_of(blocks(frame(made), plan_of(made)))
+    assert len(colours) == 26
+    assert len(set(colours.values())) == 26
 
 
 @pytest.mark.usefixtures("hurried")

@@ -1,9 +1,10 @@
 import dataclasses
 import json
+import time
 
 import pytest
 
-from bench import cost, score
+from bench import cost, registry, score
 from bench import run as runner
 from bench.expand import expand
 from bench.results import CorruptError, tidy
@@ -116,6 +117,39 @@ def test_what_goes_wrong_becomes_status_and_reason(group, status, reason, cells,
 def test_a_failure_keeps_its_traceback(cells, place):
     row = run(cells["", "fail"], place)
     assert "the fuse" in place.store.artefact(row, "traceback.txt").read_text()
+
+
+def test_a_method_that_cannot_be_warmed_up_or_imported_is_a_failed_row(
+    cells, place, tmp_path, monkeypatch
+):
+    fresh = Place(tmp_path, place.data)
+    cell = cells["", "mlp"]
+    method = registry.load_method("student", "mlp")
+
+    def broken(*_):
+        raise RuntimeError("no compiler")
+
+    for owner, name in ((method, "warm_up"), (registry, "load_method")):
+        runner._warm_method.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, broken)
+            row = run(cell, fresh)
+        assert (row.status, row.reason) == ("failed", "RuntimeError: no compiler")
+        assert "in broken" in fresh.store.artefact(row, "traceback.txt").read_text()
+    assert run(cell, fresh).status == "ok"  # it was no fault of the process
+
+
+def test_the_first_cell_of_a_method_does_not_pay_for_its_warm_up(
+    cells, place, tmp_path, monkeypatch
+):
+    method = registry.load_method("student", "mlp")
+    clock, ticks = time.perf_counter, []
+    monkeypatch.setattr(method, "warm_up", lambda: ticks.append(30))
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + sum(ticks))
+    runner._warm_method.cache_clear()
+    row = run(cells["", "mlp"], Place(tmp_path, place.data))
+    assert ticks == [30]
+    assert row.ran["seconds"] < 30
 
 
 def test_a_failed_cell_runs_again_and_a_skipped_one_does_not(cells, place):

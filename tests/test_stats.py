@@ -6,6 +6,7 @@ import pytest
 from scipy import stats as oracle
 
 from bench.stats import (
+    ALPHA,
     against_best,
     against_published,
     best_of,
@@ -13,6 +14,7 @@ from bench.stats import (
     holm,
     paired,
     paired_p,
+    rejectable,
     spread,
     unbiased,
 )
@@ -148,6 +150,50 @@ def test_few_seeds_mark_nothing_and_say_why():
     assert "6 seeds cannot reach p < 0.05" in against_best(six).unmarked
     assert against_best(six).not_worse == ()
     assert not against_best({n: six[n] for n in ("best", "far")}).unmarked
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tested"),
+    [
+        ((6,), (6,)),  # 1 / 32
+        ((10, 6), (10,)),  # 2 / 32 is above 0.05
+        ((10, 10, 7), (10, 10, 7)),  # 3 / 64
+        ((10, 10, 7, 7), (10, 10)),  # 4 / 64
+        ((9, 8, 7, 6, 6), (9, 8, 7)),  # 3 / 64 without the two
+        ((10,) * 25, (10,) * 25),  # 25 / 512
+        ((10,) * 26, ()),
+        ((6, 6), ()),
+        ((5,), ()),
+        ((), ()),
+    ],
+)
+def test_what_could_be_rejected_is_tested(sizes, tested):
+    named = {str(i): n for i, n in enumerate(sizes)}
+    assert tuple(named[name] for name in rejectable(named)) == tested
+
+
+def adjusted_at_the_floor(sizes, name):
+    """Holm's p of one comparison at its smallest p, where the others say nothing."""
+    return holm({**dict.fromkeys(sizes, 1.0), name: 2.0 ** (1 - sizes[name])})[name]
+
+
+def test_all_that_is_tested_could_be_rejected_and_nothing_is_left_out_in_vain():
+    for numbers in itertools.combinations_with_replacement(range(6, 11), 4):
+        sizes = {str(i): n for i, n in enumerate(numbers)}
+        tested = {name: sizes[name] for name in rejectable(sizes)}
+        assert all(adjusted_at_the_floor(tested, name) < ALPHA for name in tested)
+        for n in {n for n in numbers if n < min(tested.values(), default=11)}:
+            more = {name: size for name, size in sizes.items() if size >= n}
+            assert max(adjusted_at_the_floor(more, name) for name in more) >= ALPHA
+
+
+def test_methods_that_no_test_could_reject_have_no_mark_and_weaken_no_other():
+    few = {name: {seed: 0.1 for seed in range(6)} for name in "xyz"}  # 70 points behind
+    assert against_best(methods()).not_worse == ("same",)
+    for names in ("xyz", "x"):
+        assert against_best({**methods(), **{n: few[n] for n in names}}) == against_best(methods())
+    six = {"best": methods()["best"], "x": few["x"]}
+    assert against_best(six).adjusted == {"x": 2 / 2**6}
 
 
 def test_a_lucky_single_run_is_not_the_best():

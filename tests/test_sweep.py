@@ -67,6 +67,10 @@ REFUSED = {  # what is wrong -> the file after HEAD, the beginning of the senten
     "text for a number": ("teachers: [gcn]\nhidden_rate: x", "FILE, line 4: hidden_rate is 'x'"),
     "a rate of zero": ("teachers: [gcn]\nhidden_rate: 0", "FILE, line 4: hidden_rate is 0; it"),
     "a rate above one": ("teachers: [gcn]\nhidden_rate: 2", "FILE, line 4: hidden_rate is 2; it"),
+    "a rate that observes nobody": (
+        "teachers: [gcn]\nsettings: [inductive, production]\nhidden_rate: 1",
+        "FILE, line 5: hidden_rate is 1, and setting 'production' scores observed test nodes too",
+    ),
     "an unknown device": ("teachers: [gcn]\ndevice: tpu", "FILE, line 4: device is 'tpu'; it"),
     "a name with a folder": ("name: ../x", "FILE, line 3: name '../x' also names files"),
     "a name that is a number": ("teachers: [gcn]\nname: 7", "FILE, line 4: name is 7; give text"),
@@ -81,6 +85,10 @@ REFUSED = {  # what is wrong -> the file after HEAD, the beginning of the senten
     "the same question": (
         "teachers:\n- gcn\n- {name: gcn, label: twin}",
         "FILE, line 5: 'gcn' and 'twin' have the same configuration",
+    ),
+    "the same question under a label as tuning writes it": (
+        "students:\n- {name: mlp, label: a}\n- {name: mlp, label: b (tuned)}",
+        "FILE, line 5: 'a' and 'b (tuned)' have the same configuration on synthetic:nodes=300",
     ),
     "a config of nobody": (
         "teachers: [gcn]\nconfig:\n  gcn: {lr: 0.1}\n  sage: {lr: 0.1}",
@@ -363,6 +371,11 @@ def test_the_hidden_rate_enters_only_where_something_is_hidden(tmp_path):
     text = GCN + "settings: [transductive, production, inductive]\n"
     rates = {c.protocol.setting: c.protocol.hidden_rate for c in cells_of(tmp_path, text)}
     assert rates == {"transductive": 0.0, "production": 0.2, "inductive": 0.2}
+
+
+def test_the_inductive_setting_may_hide_all_test_nodes(tmp_path):
+    (cell,) = cells_of(tmp_path, GCN + "settings: inductive\nhidden_rate: 1\n")
+    assert cell.protocol.hidden_rate == 1.0
 
 
 def test_plain_data_makes_the_same_sweep_as_a_file(tmp_path):

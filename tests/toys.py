@@ -75,6 +75,13 @@ def task(whole: Graph, train: list[int], val: list[int], val_accuracy=None, seed
     return Task(whole.replace(y=labels), split, None, seed, val_accuracy or score)
 
 
+def segment_loss(segments: Tensor, target: Tensor) -> Tensor:
+    """NORM's matching by definition: sum_i MSE(E_i, T) of E [n, N H'] against T [n, H']."""
+    n, size = target.shape
+    parts = segments.view(n, -1, size)  # [n, N, H']
+    return (parts - target.unsqueeze(1)).square().mean() * parts.shape[1]
+
+
 def with_teacher(given: Task, logits: Tensor) -> Task:
     """The same task with a teacher's logits."""
     return Task(given.graph, given.split, TeacherOutput(logits), given.seed, given.val_accuracy)

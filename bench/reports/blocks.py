@@ -11,17 +11,25 @@ last number: its parts are no methods of their own, and each would weaken the co
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
 from bench.metrics import METRICS
+from bench.reports.cells import (
+    BLOCK,
+    configurations,
+    differing,
+    given,
+    joined,
+    options_of,
+    refuse_repeated,
+    units,
+)
 from bench.stats import Verdict, against_best
 
-BLOCK = ["dataset", "split", "setting"]
-LABELS = [*BLOCK, "teacher", "student", "seed"]  # the plan's word counts: labels are not in the key
 QUALITY = [name for name, m in METRICS.items() if m.unit == "%" and not m.family]
 COST = [name for name, m in METRICS.items() if m.unit != "%" and not m.family]
 OF_TEACHER = [name for name, m in METRICS.items() if m.family == "teacher"]
@@ -31,7 +39,6 @@ STRATA = [name for name in DIAGNOSTICS if name.startswith("accuracy_")]
 SIZES = {name: name.replace("accuracy_", "nodes_", 1) for name in STRATA}  # scored nodes in each
 _READ = [*QUALITY, *DIAGNOSTICS, *OF_TEACHER, *SIZES.values()]
 FIXED_SPLITS = ("public", "official")
-_ASKED = ("features", "self_loops", "hidden_rate", "device")
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Block:
     lines: tuple[Line, ...]
     headline: str  # the metric that ranks
     verdict: Verdict
-    options: Mapping[str, str] = field(default_factory=dict)  # features, self_loops, hidden_rate
+    options: Mapping[str, str] = field(default_factory=dict)  # features, self_loops, ... checksum
 
     @property
     def protocol(self) -> tuple[str, str, str]:
@@ -105,11 +112,15 @@ def blocks(frame: pd.DataFrame, planned: Iterable[Mapping[str, Any]]) -> list[Bl
     """Group tidy rows into blocks, in the order of the plan.
 
     Args:
-        frame: tidy rows (`results.frame`), any subset; rows outside of the plan come after it.
+        frame: tidy rows (`results.frame`), any subset; rows outside of the plan come after it,
+            and those of tuning, which have no test accuracy, are left out.
         planned: every cell that should exist, as {key, dataset, split, setting, teacher, student,
             seed}; the labels given here win over those a row was recorded under.
+
+    Raises:
+        ValueError: two rows answer the same question, such as the rows of two folders.
     """
-    cells = _joined(frame, planned)
+    cells = joined(frame, planned)
     if cells.empty:
         return []
     return [
@@ -118,32 +129,12 @@ def blocks(frame: pd.DataFrame, planned: Iterable[Mapping[str, Any]]) -> list[Bl
     ]
 
 
-def _joined(frame: pd.DataFrame, planned: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """One line for each planned cell and variant (`missing` where nothing ran), then the others."""
-    asked = [{name: _text(cell[name]) for name in ("key", *LABELS)} for cell in planned]
-    plan = pd.DataFrame(asked, columns=["key", *LABELS]).drop_duplicates()
-    if frame.empty:
-        return plan.assign(status="missing", variant="", reason="")
-    unplanned = frame.loc[~frame["key"].isin(set(plan["key"])), ["key", *LABELS]]
-    plan = pd.concat([part for part in (plan, unplanned.drop_duplicates()) if len(part)])
-    cells = plan.merge(frame.drop(columns=LABELS), on="key", how="left", sort=False)
-    cells["status"] = cells["status"].fillna("missing")
-    cells["variant"] = cells["variant"].fillna("")
-    return cells
-
-
-def _text(value: Any) -> Any:
-    return "" if value is None else value
-
-
 def _block(protocol: tuple[str, str, str], group: pd.DataFrame) -> Block:
-    unit = _units(group)
-    group = group.assign(unit=unit)
+    group = group.assign(unit=units(group))
     lines = tuple(_lines(group))
     headline = _headline(protocol[2], lines)
     verdict = against_best({k: x.runs[headline] for k, x in _entries(whole_of(lines)).items()})
-    options = {k: _told(group[k]) for k in _ASKED if k in group}
-    return Block(*protocol, lines, headline, verdict, {k: v for k, v in options.items() if v})
+    return Block(*protocol, lines, headline, verdict, options_of(group))
 
 
 def _entries(lines: Iterable[Line]) -> dict[str, Line]:
@@ -166,17 +157,6 @@ def _fit(line: Line) -> tuple[str, str, str]:
     return line.teacher, line.student, line.difference
 
 
-def _units(group: pd.DataFrame) -> pd.Series:
-    """What pairs runs: the seed, or all three seeds where some method repeats a seed."""
-    label = ["teacher", "student", "variant"]
-    seeds = [name for name in ("seed", "split_seed", "teacher_seed") if name in group]
-    ok = group[group["status"] == "ok"]
-    names = ok[label].astype(str).agg(" ".join, axis=1) + _configurations(ok) if len(ok) else None
-    if names is None or not ok.assign(name=names).duplicated(["name", "seed"]).any():
-        return group["seed"]
-    return group[seeds].astype(str).agg("/".join, axis=1)
-
-
 def _lines(group: pd.DataFrame) -> Iterator[Line]:
     """Teachers with their students, as planned; the students without a teacher at the end."""
     teachers = [t for t in group["teacher"].unique() if t] + [""]
@@ -194,32 +174,16 @@ def _methods(teacher: str, student: str, cells: pd.DataFrame) -> Iterator[Line]:
     """The lines under one label: one for each configuration and variant."""
     ran = cells[cells["status"] != "missing"]
     absent = cells[cells["status"] == "missing"]
-    configured = list(ran.groupby(_configurations(ran), sort=False)) if len(ran) else []
+    configured = list(ran.groupby(configurations(ran), sort=False)) if len(ran) else []
     if len(configured) < 2:
         yield from _variants(Line(teacher, student), cells)
         return
     settings = [json.loads(str(text)) for text, _ in configured]
     keys = {k for s in settings for k in s if any(s.get(k) != other.get(k) for other in settings)}
     for config, (_, part) in zip(settings, configured, strict=True):
-        yield from _variants(Line(teacher, student, difference=_differing(config, keys)), part)
+        yield from _variants(Line(teacher, student, difference=differing(config, keys)), part)
     if len(absent):
         yield from _variants(Line(teacher, student, difference="not run"), absent)
-
-
-def _differing(config: Mapping[str, Any], keys: Iterable[str]) -> str:
-    """Write the keys in which configurations differ; the student's own need no prefix."""
-    told = {key.removeprefix("student."): config.get(key, "-") for key in keys}
-    return ", ".join(f"{key}={value}" for key, value in sorted(told.items()))
-
-
-def _configurations(cells: pd.DataFrame) -> pd.Series:
-    """Write the resolved configuration of every cell as canonical JSON."""
-    names = [k for k in cells if str(k).startswith(("teacher.", "student.")) or k in _ASKED]
-    texts = [
-        json.dumps({str(k): _plain(v) for k, v in zip(names, row, strict=True) if _given(v)})
-        for row in cells[names].itertuples(index=False, name=None)
-    ]
-    return pd.Series(texts, index=cells.index, dtype="object")
 
 
 def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
@@ -232,6 +196,7 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
     )
     for variant in list(done["variant"].unique()) or [""]:
         mine = done[done["variant"] == variant]
+        refuse_repeated(replace(line, variant=str(variant)).id, mine)
         paid = {name: _runs(mine, name) for name in COST}
         yield Line(
             line.teacher,
@@ -264,34 +229,16 @@ def _column(cells: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _headline(setting: str, lines: Iterable[Line]) -> str:
-    """The metric that ranks: prod in production, ind in the inductive setting, else the test's."""
-    first = {"production": "prod_accuracy", "inductive": "ind_accuracy"}.get(setting)
-    ran = [line.runs for line in lines]
-    if setting == "inductive" and any(runs["test_accuracy"] for runs in ran):
-        return "test_accuracy"
-    return first if first and any(runs[first] for runs in ran) else "test_accuracy"
+    """The metric that ranks: the test accuracy, which production calls by its own name."""
+    mixed = setting == "production" and any(line.runs["prod_accuracy"] for line in lines)
+    return "prod_accuracy" if mixed else "test_accuracy"
 
 
 def _told_of(cells: pd.DataFrame, name: str) -> list[str]:
     """The different texts of a column, without the empty one."""
-    return sorted({str(v) for v in cells[name] if _given(v)} - {""}) if name in cells else []
-
-
-def _told(values: pd.Series) -> str:
-    """The distinct values of an option, as text."""
-    return ", ".join(sorted({str(v) for v in values if _given(v)}))
+    return sorted({str(v) for v in cells[name] if given(v)} - {""}) if name in cells else []
 
 
 def _first_line(reason: Any) -> str:
     lines = str(reason).strip().splitlines() if isinstance(reason, str) else []
     return lines[-1] if lines and lines[0].startswith("Traceback") else lines[0] if lines else ""
-
-
-def _given(value: Any) -> bool:
-    return isinstance(value, list | tuple | dict) or bool(pd.notna(value))
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON knows it; whole floats are ints (a missing number made the column float)."""
-    value = value.item() if hasattr(value, "item") else value
-    return int(value) if isinstance(value, float) and value.is_integer() else value

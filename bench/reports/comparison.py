@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-import bench
 from bench.reports import compression, effects, robustness, taxonomy
 from bench.reports.blocks import COST, QUALITY, Block, Line, blocks
+from bench.reports.cells import reported
 from bench.reports.notes import (
     LEGEND,
     beside_published,
@@ -67,19 +67,18 @@ def write(
     out: Path,
     *,
     title: str,
-    provenance: Mapping[str, str] | None = None,
     store: Store | None = None,
     baseline: str = "",
 ) -> list[Path]:
     """Write the report into the folder `out` and return its files.
 
     Args:
-        frame: tidy rows (`results.load` or `results.frame`), any subset.
+        frame: tidy rows (`results.load` or `results.frame`), any subset; those of tuning, which
+            have no test accuracy, are left out.
         planned: every cell that should exist, as {key, dataset, split, setting, teacher, student,
             seed}.
         out: created where it is missing; files of the same name are replaced.
         title: the sweep's name.
-        provenance: what else the report's foot tells, such as {"command": ...}.
         store: where the artefacts of the rows lie, for the figures of experts and for the errors
             that students repeat without a teacher.
         baseline: the student that all others are compared with; without one there are no effects.
@@ -90,14 +89,18 @@ def write(
         axis; compression.csv where students and their teachers have costs; taxonomy.csv where
         kinds of knowledge meet; and the files of `diagnostics.write` where the rows have
         diagnostic numbers.
+
+    Raises:
+        ValueError: two rows answer the same question.
     """
     from bench.reports import diagnostics, figures, forest, ladders, page, stages
 
     out.mkdir(parents=True, exist_ok=True)
+    frame = reported(frame)
     found = blocks(frame, list(planned))
     climbed = robustness.ladders(found, store)
     tables, legends = _tables(frame, found, climbed, baseline)
-    told = closing(frame, {"gkdbench": bench.__version__, **(provenance or {})})
+    told = closing(frame)
     told[-1:-1] = legends
     texts = {
         "comparison.md": _markdown(title, tables, told),
@@ -187,7 +190,7 @@ def table_of(block: Block, *, sources: bool = True) -> Table:
         cells = [_quality(block, line), _count(line), *(_number(line, m) for m in metrics)]
         if published:
             cells += _published(block, line) or (Cell(DASH, faint=True),) * 2
-        rows.append(_row(block, line, cells))
+        rows.append(_row(line, cells))
     lone = [i for i, line in enumerate(block.lines) if not line.teacher]
     if lone and len(lone) < len(block.lines):
         rows.insert(lone[0], Row("no teacher", (), heading=True))
@@ -215,7 +218,7 @@ def _shown(block: Block) -> list[str]:
     return [metric for metric in _HEADS if metric != block.headline and told(metric)]
 
 
-def _row(block: Block, line: Line, cells: list[Cell]) -> Row:
+def _row(line: Line, cells: list[Cell]) -> Row:
     label = line.name if line.student else f"{line.name} (teacher)"
     full = line.id if line.student else label
     return Row(label, tuple(cells), heading=not line.student, full_label=full.replace(" > ", " → "))

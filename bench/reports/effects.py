@@ -16,7 +16,7 @@ import pandas as pd
 from bench.reports import overhead
 from bench.reports.blocks import Block, Line
 from bench.reports.notes import title_of
-from bench.stats import ALPHA, MIN_PAIRS, Difference, difference, holm, paired_p, spread
+from bench.stats import ALPHA, MIN_PAIRS, Difference, difference, holm, paired_p, rejectable, spread
 from bench.tables import DASH, Cell, Column, Row, Table, percent, points
 
 GRID = ("student.num_experts", "student.top_k")  # rows and columns of the heat map
@@ -79,19 +79,32 @@ def effects_of(block: Block, name: str) -> list[Effect]:
 
 
 def _against(block: Block, base: Line) -> list[Effect]:
+    """Compare the lines that meet this baseline; p where a test could reject something.
+
+    Where it could nowhere, all with enough pairs have a p, and a note says so.
+    """
     metric = block.headline
-    found, whole = {}, block.contenders
+    found = {}
     for line in block.lines:
         meet = not base.teacher or line.teacher in ("", base.teacher)
         if not line.student or line.id == base.id or not meet:
             continue
         gap = difference(line.runs[metric], base.runs[metric])
         if gap.n:
-            tested = gap.n >= MIN_PAIRS and line.id in whole
-            p = paired_p(line.runs[metric], base.runs[metric]) if tested else math.nan
-            found[line.id] = Effect(line, base, gap, p)
-    adjusted = holm({key: effect.p for key, effect in found.items()})
-    return [replace(effect, adjusted=adjusted[key]) for key, effect in found.items()]
+            found[line.id] = Effect(line, base, gap)
+    sizes = {key: effect.gap.n for key, effect in found.items() if _comparable(block, effect)}
+    tested = rejectable(sizes) or tuple(sizes)
+    p = {key: paired_p(found[key].line.runs[metric], base.runs[metric]) for key in tested}
+    adjusted = holm(p)
+    none = math.nan
+    return [
+        replace(effect, p=p.get(key, none), adjusted=adjusted.get(key, none))
+        for key, effect in found.items()
+    ]
+
+
+def _comparable(block: Block, effect: Effect) -> bool:
+    return effect.gap.n >= MIN_PAIRS and effect.line.id in block.contenders
 
 
 # ---- tables ---------------------------------------------------------------------------------
@@ -143,7 +156,7 @@ def _notes(block: Block, name: str, bases: Sequence[Line]) -> Iterator[str]:
     for base in bases:
         score = percent(spread(base.runs[block.headline]))
         effects = _against(block, base)
-        yield f"Baseline {_told(base)}: {score} %. {_power(effects)}".rstrip()
+        yield f"Baseline {_told(base)}: {score} %. {_power(block, effects)}".rstrip()
 
 
 def _namesakes(block: Block, name: str) -> list[Line]:
@@ -152,7 +165,7 @@ def _namesakes(block: Block, name: str) -> list[Line]:
     return [line for line in block.lines if line.student and line.student in labels]
 
 
-def _power(effects: Sequence[Effect]) -> str:
+def _power(block: Block, effects: Sequence[Effect]) -> str:
     """Say why there can be no significant difference, where there cannot."""
     tested = [effect.gap.n for effect in effects if not math.isnan(effect.p)]
     if not effects:
@@ -163,6 +176,12 @@ def _power(effects: Sequence[Effect]) -> str:
         return (
             f"{max(tested)} seeds cannot reach p < {ALPHA:g} after Holm's correction over "
             f"{len(tested)} comparisons."
+        )
+    left = [e.gap.n for e in effects if math.isnan(e.p) and _comparable(block, e)]
+    if left:
+        return (
+            f"No p-values up to {max(left)} common seeds: they cannot reach p < {ALPHA:g} after "
+            "Holm's correction."
         )
     return ""
 

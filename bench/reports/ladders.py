@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bench.metrics import METRICS
 from bench.reports import figures
 from bench.reports.blocks import Line
-from bench.reports.panels import GREY, grid, label_of
+from bench.reports.panels import GREY, grid, label_of, palette_of
 from bench.reports.robustness import AXES, FAITHFUL, Ladder, Rung, shown_as
 from bench.stats import spread
 
@@ -72,12 +72,13 @@ def _has(ladder: Ladder, name: str, metric: str) -> bool:
 
 
 def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    import seaborn as sns
-
-    palette = sns.color_palette("colorblind", max(1, len(names))).as_hex()
-    markers = [_MARKERS[i % len(_MARKERS)] for i in range(len(names))]
-    pairs = zip(palette, markers, strict=False)
-    return {n: {"color": c, "marker": m} for n, (c, m) in zip(names, pairs, strict=False)}
+    """Give every student a colour and a marker; where colours begin again, markers are shifted."""
+    count = len(_MARKERS)
+    places = [(i + i // count) % count for i in range(len(names))]
+    return {
+        name: {"color": colour, "marker": _MARKERS[place]}
+        for name, colour, place in zip(names, palette_of(len(names)), places, strict=True)
+    }
 
 
 def _look(ladder: Ladder, name: str, metric: str, looks: dict[str, Any]) -> dict[str, Any]:

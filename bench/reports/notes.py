@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterator, Mapping
 
 import pandas as pd
 
+import bench
 from bench import published
 from bench.metrics import METRICS
 from bench.published import Number
@@ -92,6 +93,11 @@ def _protocol(block: Block) -> Iterator[str]:
         told.append(f"hidden_rate {block.options['hidden_rate']}")
     if told:
         yield f"Options: {', '.join(told)}.".replace("hidden_rate", "share of hidden test nodes")
+    if ", " in (contents := block.options.get("checksum", "")):
+        yield (
+            f"Caution: the runs are on several contents of this dataset (checksums {contents}); "
+            "what is compared across them means nothing."
+        )
 
 
 def _gaps(block: Block) -> Iterator[str]:
@@ -180,7 +186,7 @@ LEGEND = (
 )
 
 
-def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
+def closing(frame: pd.DataFrame) -> list[str]:
     """Say how every table of a report is to be read, and what it was made from."""
     sentences = [
         "Accuracies are percent, mean ± standard deviation over seeds (ddof 1). n: finished runs, "
@@ -206,7 +212,7 @@ def closing(frame: pd.DataFrame, provenance: Mapping[str, str]) -> list[str]:
         "convention is read as ddof 1). Where several sources print a number, the method's own "
         "paper comes first.",
         *commits(frame),
-        "; ".join(f"{name} {value}" for name, value in provenance.items()) + ".",
+        f"gkdbench {bench.__version__}.",
     ]
     return [sentence for sentence in sentences if sentence]
 

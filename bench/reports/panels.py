@@ -74,7 +74,7 @@ def floor_of(block: Block, lines: Sequence[Line]) -> float:
     gaps = [(high - low, i) for i, (low, high) in enumerate(itertools.pairwise(means), start=1)]
     gap, i = max(gaps, default=(0.0, 0))
     above = means[i:]
-    if gap <= max(0.05, 2 * (above[-1] - above[0])) or len(above) < max(2, i + 1):
+    if len(above) < max(2, i + 1) or gap <= max(0.05, 2 * (above[-1] - above[0])):
         return -math.inf
     kept = [x.runs[block.headline].values() for x in lines if mean_of(block, x) >= above[0]]
     return min(min(values) for values in kept) - 0.01
@@ -118,11 +118,18 @@ def mean_of(block: Block, line: Line) -> float:
 
 def colours_of(blocks: Sequence[Block]) -> dict[str, str]:
     """Give every teacher one colour over all panels; students without one are grey."""
-    import seaborn as sns
-
     teachers = list(dict.fromkeys(x.teacher for block in blocks for x in block.lines if x.teacher))
-    palette = sns.color_palette("colorblind", max(1, len(teachers))).as_hex()
-    return {**dict(zip(teachers, palette, strict=False)), NONE: GREY}
+    return {**dict(zip(teachers, palette_of(len(teachers)), strict=True)), NONE: GREY}
+
+
+def palette_of(count: int) -> list[str]:
+    """Return so many different colours: the ten that can be told apart best, then darker ones."""
+    import seaborn as sns
+    from matplotlib.colors import to_hex
+
+    colours = sns.color_palette("colorblind")
+    tones = [(colours[i % len(colours)], 0.6 ** (i // len(colours))) for i in range(count)]
+    return [to_hex((tone * r, tone * g, tone * b)) for (r, g, b), tone in tones]
 
 
 def label_of(block: Block) -> str:

@@ -165,6 +165,7 @@ class AdaGMLP(_Members):
     def hard_loss(self, task: Task, member: Any, nodes: Tensor) -> Tensor:
         """Return a member's loss on its train nodes: the labels', and that of masked features."""
         config: Any = self.config
+        self._refuse_one("train nodes", nodes)
         hidden, logits = _layers(member, task.graph, nodes)
         value = config.label_weight * losses.hard_label_loss(logits, task.graph.y[nodes])
         if not config.mask_rate:
@@ -180,6 +181,7 @@ class AdaGMLP(_Members):
     def soft_loss(self, task: Task, nodes: Tensor) -> Tensor:
         """Return the mean over members of sum_i u_i KL_i; u and the importance move on."""
         config: Any = self.config
+        self._refuse_one("nodes", nodes)
         assert task.teacher is not None
         goal = task.teacher.log_probs()[nodes]
         soft = task.teacher.log_probs(config.temperature)[nodes]
@@ -196,6 +198,20 @@ class AdaGMLP(_Members):
             self.node_weights[nodes] = weights * mass
             self.importance += torch.stack(importance)
         return torch.stack(terms).mean()
+
+    def _refuse_one(self, what: str, nodes: Tensor) -> None:
+        """Refuse a part that batch norm cannot average over; all epochs have parts of these sizes.
+
+        To skip it would be no way out: of parts that small, most or all are of one node.
+        """
+        config: Any = self.config
+        normed = self.training and config.norm == "batch" and config.num_layers > 1
+        if normed and nodes.numel() == 1:
+            raise ValueError(
+                f"student 'adagmlp': norm 'batch' averages over a part of the {what}, and one part "
+                "has a single node; give a larger batch_size (0: full batch), split_labels: false, "
+                "or another norm"
+            )
 
     def deploy(self) -> dict[str, Method]:
         """Ship the first 1 .. M members."""

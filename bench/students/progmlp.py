@@ -144,8 +144,9 @@ class ProGMLP(Method):
         mixup_update: str = hp("stage", choices=("stage", "epoch"))
         scale_mixup: bool = hp(False, choices=(False, True))  # k^beta on Eq. 6, as Fig. 2 draws it
         exit_threshold: float = hp(0.75, low=0.0, high=1.0)  # of `exit`; the paper scans 0 to 0.75
-        exit_thresholds: tuple[float, ...] = hp(())  # of more of its kind: `exit0.3` ...
-        node_thresholds: tuple[float, ...] = hp((0.5, 0.7, 0.9))  # of `node0.5` ...
+        # Of more of its kind, `exit0.3` ..., and of `node0.5` ...: a threshold names its variant.
+        exit_thresholds: tuple[float, ...] = hp((), low=0.0, high=1.0, distinct=True)
+        node_thresholds: tuple[float, ...] = hp((0.5, 0.7, 0.9), low=0.0, high=1.0, distinct=True)
 
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.norm_transform import FeatureTransform, segment_loss
+from bench.norm_transform import FeatureTransform
+from tests.toys import segment_loss
 
 SIZES = ((512, 128), (2485, 128), (2485, 16))  # rows of a step, width of the student
 

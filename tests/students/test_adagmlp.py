@@ -264,3 +264,26 @@ def test_presets_resolve(dataset, teacher):
     found = registry.configure("student", "adagmlp", {}, where)
     if (dataset, teacher) == ("cora", "gcn"):
         assert (found["num_members"], found["temperature"], found["mask_rate"]) == (3, 0.4, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"batch_size": 15}, "train nodes"),  # 7 in 2 parts for 3 members: 2, 1, 1 and 1, 1, 1
+        ({"batch_size": 3, "split_labels": False}, "train nodes"),  # 7 in 10 parts
+        ({"batch_size": 1, "label_weight": 0.0}, "nodes"),
+    ],
+)
+def test_batch_norm_over_a_single_node_is_refused_in_a_sentence(options, what, task):
+    sentence = f"norm 'batch' averages over a part of the {what}, and .* single node; give a larger"
+    with pytest.raises(ValueError, match=sentence):
+        make(norm="batch", **options).fit(task)
+    make(norm="layer", **options).fit(task)
+    make(norm="batch", num_layers=1, **options).fit(task)  # no hidden layer, no norm
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 10, "split_labels": False}])
+def test_batch_norm_over_two_nodes_or_more_is_trained(options, task):
+    model = make(norm="batch", **options)
+    model.fit(task)
+    assert model(task.graph).logits.isfinite().all()

@@ -10,7 +10,6 @@ from bench.norm_transform import (
     Transformed,
     matching_share,
     normalise_logits,
-    segment_loss,
     standardise,
 )
 from bench.students.glnn import GLNN
@@ -74,7 +73,7 @@ def test_a_batch_of_observed_nodes_has_soft_labels_and_the_matching(task):
     segments, logits = by_hand(model, task, nodes)
     soft = losses.soft_label_loss(logits, task.teacher.log_probs(2.0)[nodes], 2.0)
     target = standardise(task.teacher.hidden.relu())[nodes]
-    expected = 0.75 * soft + 3.0 * segment_loss(segments, target)
+    expected = 0.75 * soft + 3.0 * toys.segment_loss(segments, target)
     torch.testing.assert_close(model.loss(task, Batch(nodes), step()), expected)
 
 
@@ -126,7 +125,7 @@ def test_without_soft_labels_labels_and_matching_share_a_step_with_the_schedule_
     model.prepare(task)
     first, head = model.mlp.layers
     segments = head.transform.first(first.of_graph(task.graph, None).relu())
-    matched = 8.0 * segment_loss(segments, model.target(task))
+    matched = 8.0 * toys.segment_loss(segments, model.target(task))
     hard = losses.hard_label_loss(model(task.graph).logits[:7], task.graph.y[:7])
     found: list[list[torch.Tensor]] = [[]]  # the losses of each step
     for batch in model.batches(task, step()):
@@ -153,7 +152,7 @@ def test_a_batch_of_pairs_matches_each_student_node_once(task):
     nodes = torch.tensor([2, 4])
     segments, logits = by_hand(model, task, nodes)
     soft = losses.soft_label_loss(logits[[1, 0, 1]], task.teacher.log_probs()[pairs[1]])
-    expected = soft + segment_loss(segments, model.target(task)[nodes])
+    expected = soft + toys.segment_loss(segments, model.target(task)[nodes])
     torch.testing.assert_close(model.loss(task, Batch(pairs[0], pairs=pairs), step()), expected)
 
 

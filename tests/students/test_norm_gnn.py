@@ -6,7 +6,7 @@ import torch
 from bench import losses
 from bench.graph import TeacherOutput
 from bench.method import Batch, Step
-from bench.norm_transform import segment_loss, standardise
+from bench.norm_transform import standardise
 from bench.students.norm_gnn import NORMGNN
 from tests import toys
 
@@ -60,7 +60,7 @@ def test_the_loss_is_of_all_observed_nodes_in_one_step():
     logits = head.layer(blocks[1], states + segments @ head.transform.second.weight)
     hard = losses.hard_label_loss(logits[:7], task.graph.y[:7])
     soft = losses.soft_label_loss(logits, task.teacher.log_probs(2.0), 2.0)
-    matched = segment_loss(segments, standardise(task.teacher.hidden.relu()))
+    matched = toys.segment_loss(segments, standardise(task.teacher.hidden.relu()))
     expected = 0.25 * hard + 0.75 * soft + 3.0 * matched
     torch.testing.assert_close(model.loss(task, batch, step()), expected)
 

@@ -547,3 +547,20 @@ def test_one_layer_is_refused():
     where = {"dataset": "cora", "split": "public", "setting": "transductive", "teacher": "gcn"}
     with pytest.raises(ValueError, match="num_layers is 1; allowed: 2 or more"):
         registry.configure("student", "progmlp", {"num_layers": 1}, where)
+
+
+@pytest.mark.parametrize("kind", ["exit", "node"])
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ((0.5, 0.5), "0.5 stands there twice"),
+        ((0.12345671, 0.12345672), "0.123457 stands there twice"),
+        ((-1.0,), "allowed: 0 or more, each"),
+        ((0.5, 1.5), "allowed: 1 or less, each"),
+    ],
+)
+def test_thresholds_that_name_no_variant_of_their_own_or_nothing_are_refused(kind, values, why):
+    name = f"{kind}_thresholds"
+    where = {"dataset": "cora", "split": "public", "setting": "transductive", "teacher": "gcn"}
+    with pytest.raises(ValueError, match=f"student 'progmlp': {name} is .*; {why}"):
+        registry.configure("student", "progmlp", {name: list(values)}, where)
