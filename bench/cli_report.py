@@ -15,14 +15,20 @@ from bench import lookup
 @opt.data
 @click.option("--out", default=None, help="Folder [default: reports/<sweep>].")
 @click.option("--tuning", is_flag=True, help="Write what `gkdbench tune` cost and gained instead.")
-@click.option("--baseline", default=None, metavar="LABEL", help="Student to compare others with.")
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    metavar="LABEL",
+    help="Student to compare others with; again: further ones, a table each.",
+)
 def report(
     sweep: str | None,
     results: str,
     data: str | None,
     out: str | None,
     tuning: bool,
-    baseline: str | None,
+    baselines: tuple[str, ...],
 ) -> None:
     """Write the comparison of a SWEEP (or of all results): markdown, LaTeX, CSV, HTML, figures."""
     from bench.reports import comparison
@@ -34,30 +40,31 @@ def report(
     frame, wanted, title = lookup.frame(sweep, Path(results), data)
     folder = Path(out) if out else Path("reports") / title
     store = Store(results) if Path(results).is_dir() else None
-    base = _baseline(baseline, sweep, Path(results), wanted)
-    files = comparison.write(frame, wanted, folder, title=title, store=store, baseline=base)
+    base, *controls = _baselines(baselines, sweep, Path(results), wanted)
+    against: dict[str, Any] = {"baseline": base, "controls": controls}
+    files = comparison.write(frame, wanted, folder, title=title, store=store, **against)
     click.echo(comparison.text_table(frame, wanted, lookup.width(), baseline=base))
     click.echo("\n".join(str(path) for path in files))
 
 
-def _baseline(
-    asked: str | None, sweep: str | None, results: Path, wanted: list[dict[str, Any]]
-) -> str:
-    """Return the baseline that is asked for, else the one that the sweep names ("": none)."""
+def _baselines(
+    asked: tuple[str, ...], sweep: str | None, results: Path, wanted: list[dict[str, Any]]
+) -> list[str]:
+    """Return the baselines that are asked for, else those of the sweep; the first may be ""."""
     from bench.hparams import unknown
 
-    if asked is not None:
-        labels = {str(cell["student"]) for cell in wanted} - {""}
-        if asked and not labels & {asked, asked.rpartition("@")[0]}:
-            raise unknown("baseline", asked, labels)
-        return asked
-    if sweep is None:
-        return ""
+    labels = {str(cell["student"]) for cell in wanted} - {""}
+    for label in asked:
+        if label and not labels & {label, label.rpartition("@")[0]}:
+            raise unknown("baseline", label, labels)
+    if asked or sweep is None:
+        return list(asked) or [""]
     plan = lookup.stored(sweep, results)
     if plan is not None:
-        return str(plan["sweep"].get("baseline", ""))
+        return [str(plan["sweep"].get("baseline", "")), *plan["sweep"].get("controls", [])]
     path = lookup.path_of(sweep)
-    return str(lookup.read(path).baseline) if path else ""
+    found = lookup.read(path) if path else None
+    return [found.baseline, *found.controls] if found else [""]
 
 
 def _report_tuning(sweep: str | None, results: Path, out: str | None) -> None:

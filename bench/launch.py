@@ -131,7 +131,8 @@ def launch(
         launch_energy.measure(outcome, place, plan.threads, progress, energy)
     stale = pending or outcome.measured or replanned
     if reports and (stale or not (reports / "comparison.md").is_file()):
-        outcome.files = report(outcome, sweep.name, reports, store, sweep.baseline)
+        against = {"baseline": sweep.baseline, "controls": sweep.controls}
+        outcome.files = report(outcome, sweep.name, reports, store=store, **against)
     if live:
         live.finish(list(outcome.rows), outcome.files)
         outcome.tracked = live.count
@@ -216,13 +217,10 @@ def _leave_out_gpu(todo: dict[str, bool], outcome: Outcome) -> None:
             del todo[key]
 
 
-def report(
-    outcome: Outcome, title: str, folder: Path, store: Store | None = None, baseline: str = ""
-) -> list[Path]:
-    """Write the comparison of an outcome into a folder; figures of experts need its store."""
+def report(outcome: Outcome, title: str, folder: Path, **options: Any) -> list[Path]:
+    """Write the comparison of an outcome into a folder; options: those of `comparison.write`."""
     from bench import results
     from bench.reports import comparison
 
     frame = results.frame(outcome.rows.values())
-    options: dict[str, Any] = {"title": title, "store": store, "baseline": baseline}
-    return comparison.write(frame, planned(outcome.cells), folder, **options)
+    return comparison.write(frame, planned(outcome.cells), folder, title=title, **options)

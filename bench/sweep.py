@@ -53,6 +53,7 @@ class Sweep(BaseModel):
     device: Literal["cpu", "cuda"] = "cpu"
     cost_seeds: int = Field(default=3, ge=0)  # latency is measured for the first so many seeds
     baseline: str = ""  # label of the student that the report compares the others with
+    controls: list[str] = Field(default_factory=list)  # further ones: a table each, no figure
     tune: Tuning | None = None  # what `gkdbench tune` does
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
@@ -193,20 +194,27 @@ def make(content: Mapping[str, Any], origin: Origin | None = None) -> Sweep:
         where = [*first["loc"], *getattr(first.get("ctx", {}).get("error"), "where", ())]
         raise ValueError(f"{origin.place(where)}: {_sentence(first)}") from error
     sweep._origin = origin
-    return _with_known_baseline(sweep)
+    return _with_known_baselines(sweep)
 
 
-def _with_known_baseline(sweep: Sweep) -> Sweep:
+def _with_known_baselines(sweep: Sweep) -> Sweep:
     """Refuse a baseline of nobody; drop a file's where the command line chose other students."""
-    label, _, variant = sweep.baseline.partition("@")
-    students = {entry.shown for _, entry in sweep.entries("students")}
-    if not sweep.baseline or sweep.baseline in students or (variant and label in students):
-        return sweep
-    if ("students",) in sweep._origin.given and sweep._origin.wrote(("baseline",)):
+    chosen = ("students",) in sweep._origin.given
+    if sweep.baseline and not _is_known(sweep, sweep.baseline, "baseline", chosen):
         sweep.baseline = ""
-        return sweep
-    refused = unknown("baseline", sweep.baseline, students)
-    raise ValueError(f"{sweep._origin.place(('baseline',))}: {refused}")
+    known = [_is_known(sweep, label, "controls", chosen) for label in sweep.controls]
+    sweep.controls = [label for label, is_one in zip(sweep.controls, known, strict=True) if is_one]
+    return sweep
+
+
+def _is_known(sweep: Sweep, asked: str, key: str, chosen: bool) -> bool:
+    label, _, variant = asked.partition("@")
+    students = {entry.shown for _, entry in sweep.entries("students")}
+    if asked in students or (variant and label in students):
+        return True
+    if chosen and sweep._origin.wrote((key,)):
+        return False
+    raise ValueError(f"{sweep._origin.place((key,))}: {unknown(key, asked, students)}")
 
 
 _WANTED = {

@@ -301,7 +301,7 @@ def test_states_of_one_column_and_equal_states_can_be_projected():
 def test_the_page_is_written_beside_the_comparison_and_the_figures_are_in_it(store, tmp_path):
     out = tmp_path / "report"
     outcome = launch.Outcome([], {key: store.read(key) for key in ("key0", "key1")})
-    paths = launch.report(outcome, "x", out, store)
+    paths = launch.report(outcome, "x", out, store=store)
     names = {path.name for path in paths}
     assert names >= {"diagnostics.md", "diagnostics.csv", "diagnostics.html"}
     assert names >= {"strata.png", "strata.svg", "experts_1_moe.png", "experts_1_moe.svg"}

@@ -338,12 +338,33 @@ def test_the_figures_are_in_the_order_of_the_sweep_and_cut_what_is_far_below(rep
 def test_the_same_rows_give_the_same_effects(report, tmp_path):
     rows = sweep_rows()
     found = blocks(frame(rows), plan_of(rows))
-    effects.write_csv(found, "rbm", tmp_path)
+    effects.write_csv(found, ["rbm"], tmp_path)
     with figures.style():
         name, figure = next(forest.figures_of(frame(rows), found, "rbm"))
         figures.save(figure, tmp_path / name)
     for name in ("effects.csv", "effects.svg"):
         assert (tmp_path / name).read_bytes() == report[name].read_bytes()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_each_control_has_a_table_of_its_own_after_that_of_the_baseline(tmp_path):
+    rows = sweep_rows()
+    against = {"baseline": "rbm", "controls": ["glnn", "nobody"]}
+    comparison.write(frame(rows), plan_of(rows), tmp_path, title="t", **against)
+    text = (tmp_path / "comparison.md").read_text()
+    titles = [
+        line.partition("effects ")[2] for line in text.splitlines() if "effects against" in line
+    ]
+    assert titles == ["against rbm", "against glnn"]
+    assert text.count(effects.LEGEND) == 1
+    table = pd.read_csv(tmp_path / "effects.csv")
+    assert list(table["baseline"]) == ["rbm"] * 3 + ["glnn"] * 3
+    gap = table.set_index(["baseline", "student"])["difference"]
+    assert gap["glnn", "rbm"] == pytest.approx(-gap["rbm", "glnn"])
+    # moe minus glnn, by hand: -0.004 - 0.011
+    assert gap["glnn", "moe"] == pytest.approx(-0.015)
+    comparison.write(frame(rows), plan_of(rows), tmp_path, title="t", controls=["glnn"])
+    assert set(pd.read_csv(tmp_path / "effects.csv")["baseline"]) == {"glnn"}
 
 
 @pytest.mark.usefixtures("no_figures")

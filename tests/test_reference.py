@@ -20,10 +20,11 @@ TUNED = [path.stem for path in sorted((HOME / "results/reference/tuning").glob("
 NAMES = ["key", "dataset", "split", "setting", "teacher", "student", "seed"]
 
 
-def baseline_of(name):
-    """What the sweep of this name compares with, or ""."""
+def baselines_of(name):
+    """What the sweep of this name compares with."""
     path = HOME / "sweeps" / f"{name}.yaml"
-    return sweep_file.parse(path.read_text(), str(path))[0].get("baseline", "")
+    content, _ = sweep_file.parse(path.read_text(), str(path))
+    return {"baseline": content.get("baseline", ""), "controls": content.get("controls", [])}
 
 
 def test_there_are_reference_results():
@@ -34,10 +35,12 @@ def test_there_are_reference_results():
 def test_a_reference_report_is_regenerated_from_its_rows(path, tmp_path):
     rows = load(path)
     planned = rows.drop_duplicates("key")[NAMES].to_dict("records")
-    baseline = baseline_of(path.stem)
-    comparison.write(rows, planned, tmp_path, title=path.stem, baseline=baseline)
+    against = baselines_of(path.stem)
+    comparison.write(rows, planned, tmp_path, title=path.stem, **against)
     committed = HOME / "reports" / "reference" / path.stem
-    others = [n for n in ("effects.csv", "diagnostics.md", "diagnostics.csv") if baseline]
+    others = [
+        n for n in ("effects.csv", "diagnostics.md", "diagnostics.csv") if against["baseline"]
+    ]
     for name in ("comparison.md", "comparison.tex", "comparison.csv", *others):
         assert (tmp_path / name).read_text() == (committed / name).read_text()
 

@@ -347,6 +347,16 @@ def test_the_baseline_may_be_a_point_of_a_grid_or_a_variant(tmp_path):
     assert refusal(tmp_path, text + "5@1").startswith("FILE, line 4: unknown baseline")
 
 
+def test_controls_are_students_too_and_leave_with_them(tmp_path):
+    text = GCN + "students: [mlp, glnn, krd]\nbaseline: glnn\ncontrols: [krd, mlp]\n"
+    path = write(tmp_path, text)
+    assert read(path).controls == ["krd", "mlp"]
+    narrow = read(path, ["students=mlp,glnn"])
+    assert (narrow.baseline, narrow.controls) == ("glnn", ["mlp"])
+    message = refusal(tmp_path, text.replace("[krd, mlp]", "[kdr]"))
+    assert message.endswith("unknown controls 'kdr'; did you mean 'krd'? known: glnn, krd, mlp")
+
+
 def test_choosing_other_students_leaves_a_files_baseline_alone(tmp_path):
     text = GCN + "students: [mlp, glnn]\nbaseline: glnn\n"
     path = write(tmp_path, text)

@@ -69,6 +69,7 @@ def write(
     title: str,
     store: Store | None = None,
     baseline: str = "",
+    controls: Sequence[str] = (),
 ) -> list[Path]:
     """Write the report into the folder `out` and return its files.
 
@@ -82,6 +83,7 @@ def write(
         store: where the artefacts of the rows lie, for the figures of experts and for the errors
             that students repeat without a teacher.
         baseline: the student that all others are compared with; without one there are no effects.
+        controls: further ones, each with a table of its own; figures are those of the baseline.
 
     Returns:
         comparison.md, .tex (to include), _standalone.tex (to compile), .csv, .html and the figures;
@@ -99,7 +101,8 @@ def write(
     frame = reported(frame)
     found = blocks(frame, list(planned))
     climbed = robustness.ladders(found, store)
-    tables, legends = _tables(frame, found, climbed, baseline)
+    against = [name for name in (baseline, *controls) if name]
+    tables, legends = _tables(frame, found, climbed, against)
     told = closing(frame)
     told[-1:-1] = legends
     texts = {
@@ -114,8 +117,9 @@ def write(
     paths += [out / "comparison.csv", *_further_csv(frame, found, climbed, out)]
     clear = without_thresholds(found, baseline)
     drawn = [*ladders.draw(climbed, out), *figures.draw(clear, out), *stages.draw(found, out)]
+    if against:
+        paths.append(effects.write_csv(found, against, out))
     if baseline:
-        paths.append(effects.write_csv(found, baseline, out))
         drawn += forest.draw(frame, clear, baseline, out)
     foot = [*commits(frame), told[-1]]
     beside = diagnostics.write(found, out, title=title, store=store, told=foot)
@@ -130,14 +134,14 @@ def _tables(
     frame: pd.DataFrame,
     found: Sequence[Block],
     climbed: Sequence[robustness.Ladder],
-    baseline: str,
+    against: Sequence[str],
 ) -> tuple[list[Table], list[str]]:
     """Return all tables of a report in order, and how those beside the comparison are read."""
     tables, ratios = robustness.tables_of(climbed), compression.tables_of(frame, found)
     kinds = taxonomy.tables_of(found)
     for i, block in enumerate(found):
-        tables += [*tables_of(block, baseline), *(t[i] for t in (ratios, kinds) if i in t)]
-    legends = {effects.LEGEND: baseline, robustness.LEGEND: climbed, compression.LEGEND: ratios}
+        tables += [*tables_of(block, *against), *(t[i] for t in (ratios, kinds) if i in t)]
+    legends = {effects.LEGEND: against, robustness.LEGEND: climbed, compression.LEGEND: ratios}
     legends[taxonomy.LEGEND] = kinds
     return tables, [legend for legend, shown in legends.items() if shown]
 
@@ -171,15 +175,15 @@ def text_table(
     return "\n".join(plain(table, width) for table in tables) or "no cell yet\n"
 
 
-def tables_of(block: Block, baseline: str = "") -> list[Table]:
+def tables_of(block: Block, *baselines: str) -> list[Table]:
     """Return a block's table, and those of its effects and of further published numbers."""
     further = beside_published(block)
-    return [table_of(block), *_effects(block, baseline), *([further] if further.rows else [])]
+    return [table_of(block), *_effects(block, *baselines), *([further] if further.rows else [])]
 
 
-def _effects(block: Block, baseline: str) -> list[Table]:
-    table = effects.table_of(block, baseline) if baseline else None
-    return [table] if table else []
+def _effects(block: Block, *baselines: str) -> list[Table]:
+    tables = [effects.table_of(block, baseline) for baseline in baselines if baseline]
+    return [table for table in tables if table]
 
 
 def table_of(block: Block, *, sources: bool = True) -> Table:

@@ -186,10 +186,11 @@ def _power(block: Block, effects: Sequence[Effect]) -> str:
     return ""
 
 
-def write_csv(blocks: Iterable[Block], name: str, out: Path) -> Path:
-    """Write effects.csv into the folder `out`: `records`, one line each."""
+def write_csv(blocks: Sequence[Block], names: Sequence[str], out: Path) -> Path:
+    """Write effects.csv into the folder `out`: `records` of each baseline, one line each."""
     path = out / "effects.csv"
-    pd.DataFrame(list(records(blocks, name)), columns=COLUMNS).to_csv(path, index=False)
+    found = [record for name in names for record in records(blocks, name)]
+    pd.DataFrame(found, columns=COLUMNS).to_csv(path, index=False)
     return path
 
 
