@@ -246,7 +246,12 @@ def _goal(config: Any, task: Task, batch: Batch) -> tuple[Tensor, Callable[[Tens
         return batch.nodes, lambda logits: losses.soft_label_loss(logits, soft, heat)
     soft = targets[batch.pairs[1]]
     nodes, where = torch.unique(batch.pairs[0], return_inverse=True)
-    return nodes, lambda logits: losses.soft_label_loss(logits[where], soft, heat)
+
+    def of_pairs(logits: Tensor) -> Tensor:
+        # Not `logits[where]`: its gradient adds up in whatever order.
+        return losses.soft_label_loss(logits.index_select(0, where), soft, heat)
+
+    return nodes, of_pairs
 
 
 def _share(method: Method, task: Task, batch: Batch) -> float:

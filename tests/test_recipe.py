@@ -163,6 +163,20 @@ def test_a_pair_compares_a_student_node_with_a_teacher_node(task):
     torch.testing.assert_close(found, 0.75 * 4.0 * divergence)
 
 
+def test_the_gradient_of_pairs_is_bit_equal_on_two_threads(task, threads):
+    pairs = torch.randint(30, (2, 200_000), generator=torch.Generator().manual_seed(0))
+    model = make(KRD, reliable_sampling=True)
+
+    def gradient() -> torch.Tensor:
+        loss = model.loss(task, Batch(pairs[0], pairs=pairs), step())
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+    threads(1)
+    one = gradient()
+    threads(2)
+    assert all(torch.equal(gradient(), one) for _ in range(5))
+
+
 def test_before_sampling_starts_every_edge_is_a_pair(task):
     model = make(KRD, schedule="mean", batch_size=0, reliable_sampling=True, reliability_start=2)
     sizes = []
