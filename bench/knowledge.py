@@ -11,7 +11,8 @@ over nodes, not over edges, and its kernel `l2` minus the distance, not plus; `g
 states, not projections of them; which nodes and states are compared is up to the caller (kinds.py).
 
 Edges are never made a matrix of B x B: `lsp` works on the stored entries, B H numbers an edge list.
-`gram` and `contrast` are B x B, `rkd_angle` is B x B x max(B, H): for sampled nodes.
+`gram_loss` and `gram` take B x B numbers or H x H' and less, whatever is less; `contrast` is B x B,
+`rkd_angle` is B x B x max(B, H): for sampled nodes.
 """
 
 import torch
@@ -155,8 +156,23 @@ def gram(student: Tensor, teacher: Tensor) -> Tensor:
     Source: similarity-preserving distillation, Tung & Mori, arXiv 1907.09682 (ICCV 2019), in the
     form of "global structure preserving" of Joshi et al., arXiv 2111.04964.
     """
-    one, two = (F.normalize(h) for h in (student, teacher))
-    return F.mse_loss(one @ one.T, two @ two.T)
+    return gram_loss(F.normalize(student), F.normalize(teacher))
+
+
+def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the Gram matrices T T' and S S', over all B x B entries.
+
+    Many rows never make a B x B matrix: |T T' - S S'|^2 = |T'T|^2 + |S'S|^2 - 2 |T'S|^2. The three
+    terms nearly cancel where student and teacher are alike, so they are summed in double precision.
+
+    Source: NOSMOG, arXiv 2208.10010.
+    """
+    count = len(student)
+    if count < student.shape[1] + teacher.shape[1]:
+        return (teacher @ teacher.T - student @ student.T).square().mean()
+    s, t = student.double(), teacher.double()
+    total = (t.T @ t).square().sum() + (s.T @ s).square().sum() - 2 * (t.T @ s).square().sum()
+    return (total / count**2).to(student.dtype)
 
 
 def contrast(student: Tensor, teacher: Tensor, temperature: float = 0.075) -> Tensor:

@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import adversarial, losses, reliability
+from bench import adversarial, knowledge, losses, reliability
 from bench.graph import Task, TeacherOutput
 from bench.hparams import derive_seed, hp
 from bench.layers import Linear, MLPConfig, shuffled
@@ -226,7 +226,7 @@ def loss(
     if alike:
         assert task.teacher is not None
         seen = method.similarity(output.hidden)  # type: ignore[operator]
-        total = total + alike * gram_loss(seen, task.teacher.hidden[nodes])
+        total = total + alike * knowledge.gram_loss(seen, task.teacher.hidden[nodes])
     if config.adversarial_weight and weight:
         moved = adversarial.objective_at_worst(method, task.graph, nodes, objective, step)
         total = total + config.adversarial_weight * moved
@@ -263,14 +263,6 @@ def _share(method: Method, task: Task, batch: Batch) -> float:
 
 
 # ---- similarity -----------------------------------------------------------------------------
-
-
-def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the Gram matrices of hidden states [B, H] and [B, H'].
-
-    Source: NOSMOG, arXiv 2208.10010.
-    """
-    return (teacher @ teacher.T - student @ student.T).square().mean()
 
 
 def similarity_encoder(config: Any, num_classes: int) -> nn.Module | None:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from bench import adversarial, losses, recipe, reliability, train
+from bench import adversarial, knowledge, losses, recipe, reliability, train
 from bench.graph import TeacherOutput
 from bench.layers import Linear
 from bench.method import Batch, Output, Step
@@ -325,8 +325,8 @@ def test_encodings_are_shifted_too(task):
 
 def test_the_gram_loss_of_two_nodes_by_hand():
     # [[1, 0], [0, 1]] against [[2, 2], [2, 2]]: (1 + 4 + 4 + 1) / 4
-    assert recipe.gram_loss(torch.eye(2), torch.ones(2, 2)) == 2.5
-    assert recipe.gram_loss(torch.ones(2, 4) / 2, torch.ones(2, 1)) == 0.0  # any two widths
+    assert knowledge.gram_loss(torch.eye(2), torch.ones(2, 2)) == 2.5
+    assert knowledge.gram_loss(torch.ones(2, 4) / 2, torch.ones(2, 1)) == 0.0  # any two widths
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_similarity_has_the_weight_of_its_batch_or_stands_alone_on_labels(
     plain = make(**options).loss(task, Batch(nodes, labelled=labelled), step())
     seen = model.similarity(model(task.graph, nodes).hidden)
     assert seen.min() == 0.0  # after the ReLU
-    gram = recipe.gram_loss(seen, task.teacher.hidden[nodes])
+    gram = knowledge.gram_loss(seen, task.teacher.hidden[nodes])
     torch.testing.assert_close(found, plain + weight * gram)
 
 
