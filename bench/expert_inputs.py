@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.graph import Graph
+from bench.kept import once
 from bench.mixture import Routing, dense_mixture, sparse_mixture
 from bench.sparse import CSR, gather_spmm, spmm
 
@@ -132,10 +133,8 @@ class Inputs:
 
 def _squares(x: CSR) -> Tensor:
     """Squared length of each row, computed once."""
-    if "_squares" not in x.__dict__:
-        zeros = x.values.new_zeros(x.shape[0])
-        x.__dict__["_squares"] = zeros.index_add_(0, x.row_ids, x.values.square())
-    return cast(Tensor, x.__dict__["_squares"])
+    zeros = x.values.new_zeros
+    return once(x, "squares", lambda: zeros(x.shape[0]).index_add_(0, x.row_ids, x.values.square()))
 
 
 class _Cosines(torch.autograd.Function):

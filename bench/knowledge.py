@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bench.graph import Block, Graph, receptive_field
 from bench.hparams import unknown
+from bench.kept import once
 from bench.sparse import CSR, _offsets
 
 KERNELS = ("cosine", "poly", "l2", "rbf")
@@ -53,21 +54,16 @@ def neighbours(graph: Graph, nodes: Tensor | None) -> Block:
 
     The block's inputs are the nodes, then their other neighbours; None stands for all nodes.
     """
-    adj = _without_loops(graph)
+    adj = once(graph.adj, "without loops", lambda: _without_loops(graph.adj))
     if nodes is None:
         return Block(adj, None, adj.shape[0])
     return receptive_field(adj, nodes, 1)[0]
 
 
-def _without_loops(graph: Graph) -> CSR:
-    """The adjacency without self-loops, computed once a graph."""
-    cache = graph.__dict__.setdefault("_without_loops", [])
-    if not cache:
-        adj = graph.adj
-        keep = adj.row_ids != adj.indices.long()
-        counts = torch.bincount(adj.row_ids[keep], minlength=adj.shape[0])
-        cache.append(CSR(_offsets(counts), adj.indices[keep], adj.values[keep], adj.shape))
-    return cache[0]
+def _without_loops(adj: CSR) -> CSR:
+    keep = adj.row_ids != adj.indices.long()
+    counts = torch.bincount(adj.row_ids[keep], minlength=adj.shape[0])
+    return CSR(_offsets(counts), adj.indices[keep], adj.values[keep], adj.shape)
 
 
 def lsp(adj: CSR, student: Tensor, teacher: Tensor, kernel: str = "cosine") -> Tensor:

@@ -32,6 +32,10 @@ class CSR:
     values: Tensor
     shape: tuple[int, int]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the fields alone: what is computed from them once is left behind."""
+        return {name: self.__dict__[name] for name in ("indptr", "indices", "values", "shape")}
+
     @classmethod
     def from_scipy(cls, matrix: Any) -> "CSR":
         """Copy any scipy sparse matrix; duplicates are summed, columns are sorted."""
