@@ -86,7 +86,7 @@ def predict(model: Method, exam: Exam, device: str) -> tuple[np.ndarray, np.ndar
     if not len(exam.split.test_unseen):
         return seen.cpu().numpy(), np.zeros((0, seen.shape[1]), np.float32)
     whole = deployed_graph(model, exam, device)
-    unseen = model(whole, exam.split.test_unseen.to(device)).logits
+    unseen = model.inference(whole, nodes=exam.split.test_unseen.to(device)).logits
     return seen.cpu().numpy(), unseen.cpu().numpy()
 
 
