@@ -10,7 +10,8 @@ Differs from the official code of G-CRD (efficient-gnns), for who compares weigh
 over nodes, not over edges, and its kernel `l2` minus the distance, not plus; `gram` compares hidden
 states, not projections of them; which nodes and states are compared is up to the caller (kinds.py).
 
-Edges are never made a matrix of B x B: `lsp` works on the stored entries, B H numbers an edge list.
+Edges are never made a matrix of B x B: `lsp` works on the stored entries; kernels of distances take
+H numbers for each, twice.
 `gram_loss` and `gram` take B x B numbers or H x H' and less, whatever is less; `contrast` is B x B,
 `rkd_angle` is B x B x max(B, H): for sampled nodes.
 """
@@ -22,7 +23,7 @@ from torch import Tensor
 from bench.graph import Block, Graph, receptive_field
 from bench.hparams import unknown
 from bench.kept import once
-from bench.sparse import CSR, _offsets
+from bench.sparse import CSR, _offsets, entry_products
 
 KERNELS = ("cosine", "poly", "l2", "rbf")
 
@@ -77,8 +78,17 @@ def lsp(adj: CSR, student: Tensor, teacher: Tensor, kernel: str = "cosine") -> T
 
     Source: LSP, Yang et al., arXiv 2003.10477 (CVPR 2020): KL(teacher || student).
     """
-    one, two = (_edge_log_softmax(adj, similarity(adj, h, kernel)) for h in (student, teacher))
-    return (two.exp() * (two - one)).sum() / max(adj.shape[0], 1)
+    return structure_loss(adj, *(local_structure(adj, h, kernel) for h in (student, teacher)))
+
+
+def local_structure(adj: CSR, h: Tensor, kernel: str = "cosine") -> Tensor:
+    """Return the log-softmax of K(h_u, h_v) over the neighbours u of each v, [nnz]: half of `lsp`."""
+    return _edge_log_softmax(adj, similarity(adj, h, kernel))
+
+
+def structure_loss(adj: CSR, student: Tensor, teacher: Tensor) -> Tensor:
+    """Return `lsp` of the two sides' local structures, [nnz] each."""
+    return (teacher.exp() * (teacher - student)).sum() / max(adj.shape[0], 1)
 
 
 def similarity(adj: CSR, h: Tensor, kernel: str) -> Tensor:
@@ -92,12 +102,13 @@ def similarity(adj: CSR, h: Tensor, kernel: str) -> Tensor:
     """
     if kernel not in KERNELS:
         raise unknown("kernel", kernel, KERNELS)
-    h = F.normalize(h) if kernel in ("cosine", "poly") else h
-    # The gradient of `index_select` adds up in one order; that of `h[ids]` does not.
-    u, v = h.index_select(0, adj.indices.long()), h.index_select(0, adj.row_ids)
     if kernel in ("cosine", "poly"):
-        cosine = (u * v).sum(1)
+        h = F.normalize(h)
+        cosine = entry_products(adj, h[: adj.shape[0]], h)
         return cosine if kernel == "cosine" else cosine.square()
+    # The gradient of `index_select` adds up in one order; that of `h[ids]` does not. A product in
+    # place of the difference would lose the small distances, whose gradients are the largest.
+    u, v = h.index_select(0, adj.indices.long()), h.index_select(0, adj.row_ids)
     squared = (u - v).square().sum(1)
     # Equal rows have no direction: the clamp gives them a gradient of zero.
     return (-squared / 2).exp() if kernel == "rbf" else -squared.clamp(min=1e-12).sqrt()

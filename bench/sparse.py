@@ -194,6 +194,15 @@ def weighted_spmm(a: CSR, values: Tensor, b: Tensor) -> Tensor:
     return cast(Tensor, _WeightedSpmm.apply(a, values, b))
 
 
+def entry_products(a: CSR, left: Tensor, right: Tensor) -> Tensor:
+    """Multiply row i of left and row j of right for each stored entry (i, j) of A.
+
+    Shapes: left [R, H], right [C, H], result [nnz]; gradients reach both.
+    """
+    tell_macs(a.nnz * left.shape[1])
+    return cast(Tensor, _EntryProducts.apply(a, left.unsqueeze(1), right.unsqueeze(1))).squeeze(1)
+
+
 def edge_softmax(a: CSR, scores: Tensor) -> Tensor:
     """Softmax of scores [nnz, heads] over the entries of each row of A."""
     return cast(Tensor, _EdgeSoftmax.apply(a, scores))
@@ -285,6 +294,22 @@ def _sampled(a: CSR, left: Tensor, right: Tensor) -> Tensor:
     out = torch.empty(a.nnz, left.shape[1])
     kernels.sddmm(a.indptr.numpy(), a.indices.numpy(), array(left), array(right), out.numpy())
     return out
+
+
+class _EntryProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: CSR, left: Tensor, right: Tensor) -> Tensor:
+        ctx.a = a
+        ctx.save_for_backward(left, right)
+        return _sampled(a, left, right)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        a, (left, right) = ctx.a, ctx.saved_tensors
+        _, needs_left, needs_right = ctx.needs_input_grad
+        grad_left = _weighted(a, grad, right) if needs_left else None
+        turned = grad[a.order_of_transpose] if needs_right else grad
+        return None, grad_left, _weighted(a.t, turned, left) if needs_right else None
 
 
 class _EdgeSoftmax(torch.autograd.Function):

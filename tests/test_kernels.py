@@ -30,6 +30,7 @@ def products(a) -> list[torch.Tensor]:
         dropped,
         probs,
         sparse.weighted_spmm(a, probs, heads),
+        sparse.entry_products(a, heads.flatten(1).repeat(2, 1)[: a.shape[0]], heads.flatten(1)),
         fused.soft_label_divergence(b, torch.zeros_like(b).log_softmax(1)),
     ]
     sum((r * torch.randn_like(r)).sum() for r in results).backward()
