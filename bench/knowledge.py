@@ -82,7 +82,7 @@ def lsp(adj: CSR, student: Tensor, teacher: Tensor, kernel: str = "cosine") -> T
 
 
 def local_structure(adj: CSR, h: Tensor, kernel: str = "cosine") -> Tensor:
-    """Return the log-softmax of K(h_u, h_v) over the neighbours u of each v, [nnz]: half of `lsp`."""
+    """Return the log-softmax of K(h_u, h_v) over the neighbours u of v, [nnz]: a side of `lsp`."""
     return _edge_log_softmax(adj, similarity(adj, h, kernel))
 
 

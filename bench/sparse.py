@@ -241,7 +241,7 @@ def _torch_csr(a: CSR, like: Tensor) -> Tensor:
 class _GatherSpmm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: CSR, rows: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.a, ctx.rows, ctx.size, ctx.has_bias = a, rows, b.shape, bias is not None
+        ctx.a, ctx.rows, ctx.has_bias = a, rows, bias is not None
         if not _on_cpu(a, b):
             product = _torch_csr(a.rows(rows), b) @ b
             return product if bias is None else product + bias
@@ -253,13 +253,21 @@ class _GatherSpmm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
         bias = grad.sum(0) if ctx.has_bias else None
-        if not _on_cpu(ctx.a, grad):
-            return None, None, _torch_csr(ctx.a.rows(ctx.rows).t, grad) @ grad, bias
-        out = torch.zeros(ctx.size)
-        kernels.spmm_scatter(
-            *arrays(ctx.a), ctx.rows.numpy(), array(grad), kernels.threads(), out.numpy()
-        )
-        return None, None, out, bias
+        return None, None, transposed_product(ctx.a, ctx.rows, grad), bias
+
+
+def transposed_product(a: CSR, rows: Tensor | None, b: Tensor) -> Tensor:
+    """Multiply the transpose of the rows `rows` (int64 [B]; all without) of A by B [B, H].
+
+    No gradient; nor are its multiply-accumulates told.
+    """
+    if rows is None:
+        return _product(a.t, b)
+    if not _on_cpu(a, b):
+        return _torch_csr(a.rows(rows).t, b) @ b
+    out = torch.zeros(a.shape[1], b.shape[1])
+    kernels.spmm_scatter(*arrays(a), rows.numpy(), array(b), kernels.threads(), out.numpy())
+    return out
 
 
 class _WeightedSpmm(torch.autograd.Function):

@@ -3,10 +3,11 @@ import math
 import pytest
 import torch
 
-from bench import adversarial, knowledge, losses, recipe, reliability, train
-from bench.graph import TeacherOutput
+from bench import adversarial, cost, knowledge, losses, recipe, reliability, train
+from bench.graph import Graph, TeacherOutput
 from bench.layers import Linear
 from bench.method import Batch, Output, Step
+from bench.sparse import CSR
 from bench.students.glnn import GLNN
 from bench.students.krd import KRD
 from bench.students.nosmog import NOSMOG
@@ -310,6 +311,18 @@ def test_climbing_leaves_no_gradient_in_the_weights(task):
     model = make(adversarial_weight=0.5)
     model.loss(task, Batch(torch.arange(9)), step())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_climbing_takes_memory_for_its_batch_alone():
+    count = 10**6
+    none, ones = torch.zeros(count, dtype=torch.int32), torch.ones(count)
+    x = CSR(torch.arange(count + 1), none, ones, (count, 12))
+    adj = CSR(torch.zeros(count + 1, dtype=torch.int64), none[:0], ones[:0], (count, count))
+    graph = Graph(x, none.long(), adj, 3)
+    nodes = torch.tensor([7, 999_999])
+    with cost._LiveTensors() as live:
+        adversarial.objective_at_worst(make(), graph, nodes, torch.Tensor.sum, step())
+    assert 0 < live.peak < 10**5
 
 
 def test_encodings_are_shifted_too(task):

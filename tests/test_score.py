@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import metrics, registry, score
+from bench import diagnose, metrics, registry, score
 from bench.expand import expand
 from bench.method import Method
 from bench.metrics import METRICS
@@ -92,6 +92,21 @@ def test_the_same_cell_gives_the_same_file_of_experts(ran, tmp_path):
     again = run(cell, Place(tmp_path, place.data))
     assert again.artefacts["experts.npz"] == row.artefacts["experts.npz"]
     assert again.variants == row.variants
+
+
+def test_the_strata_of_an_exam_are_told_once(ran, tmp_path, monkeypatch):
+    rows, place = ran
+    (cell, row), calls = rows["mlp"], []
+    told = load_exam(cell, place)
+    found, strata = score._strata(told), diagnose.strata
+    monkeypatch.setattr(diagnose, "strata", lambda *given: calls.append(1) or strata(*given))
+    fresh = Place(tmp_path, place.data)
+    assert run(cell, fresh).variants == row.variants
+    assert not calls
+    expected = strata(told.graph, told.split.train, score.scored(told))
+    assert {name: mask.tolist() for name, mask in found.items()} == {
+        name: mask.tolist() for name, mask in expected.items()
+    }
 
 
 @pytest.mark.parametrize(
