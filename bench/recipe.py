@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from bench import adversarial, knowledge, losses, reliability
 from bench.graph import Task, TeacherOutput
 from bench.hparams import derive_seed, hp
+from bench.kept import once
 from bench.layers import Linear, MLPConfig, shuffled
 from bench.method import Batch, Method, Step
 
@@ -238,20 +239,20 @@ def _goal(config: Any, task: Task, batch: Batch) -> tuple[Tensor, Callable[[Tens
     if batch.labelled:
         labels = task.graph.y[batch.nodes]
         return batch.nodes, lambda logits: losses.hard_label_loss(logits, labels)
-    assert task.teacher is not None
-    heat = config.temperature
-    targets = task.teacher.log_probs(heat)
+    teacher, heat = task.teacher, config.temperature
+    assert teacher is not None
     if batch.pairs is None:
-        soft = targets[batch.nodes]
+        soft = teacher.log_probs(heat)[batch.nodes]
         return batch.nodes, lambda logits: losses.soft_label_loss(logits, soft, heat)
-    soft = targets[batch.pairs[1]]
-    nodes, where = torch.unique(batch.pairs[0], return_inverse=True)
+    probs, entropies = once(teacher, ("probs", heat), lambda: _probs(teacher, heat))
+    nodes, sums = reliability.pooled(batch.pairs, probs)
+    entropy, count = entropies[batch.pairs[1]].sum(), batch.pairs.shape[1]
+    return nodes, lambda logits: losses.pooled_soft_label_loss(logits, sums, entropy, count, heat)
 
-    def of_pairs(logits: Tensor) -> Tensor:
-        # Not `logits[where]`: its gradient adds up in whatever order.
-        return losses.soft_label_loss(logits.index_select(0, where), soft, heat)
 
-    return nodes, of_pairs
+def _probs(teacher: TeacherOutput, heat: float) -> tuple[Tensor, Tensor]:
+    """The teacher's probabilities [N, C] at a temperature, and their entropies [N]."""
+    return teacher.log_probs(heat).exp(), reliability.entropy(teacher.logits / heat)
 
 
 def _share(method: Method, task: Task, batch: Batch) -> float:

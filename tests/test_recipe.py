@@ -152,16 +152,28 @@ def test_an_auxiliary_loss_is_added_to_every_batch(task):
 
 
 def test_a_pair_compares_a_student_node_with_a_teacher_node(task):
-    model = make(KRD, label_weight=0.25, temperature=2.0, reliable_sampling=True)
-    pairs = torch.tensor([[4, 4, 9], [4, 2, 4]])
-    rows = []
-    model.register_forward_hook(lambda _, given, output: rows.append(len(output.logits)))
-    found = model.loss(task, Batch(pairs[0], pairs=pairs), step())
-    assert rows == [2]  # a student node is computed once
-    student = torch.log_softmax(model(task.graph, pairs[0]).logits / 2.0, 1)
-    teacher = torch.log_softmax(task.teacher.logits[pairs[1]] / 2.0, 1)
-    divergence = (teacher.exp() * (teacher - student)).sum(1).mean()
-    torch.testing.assert_close(found, 0.75 * 4.0 * divergence)
+    for heat in (2.0, 0.5):  # of one teacher
+        model = make(KRD, label_weight=0.25, temperature=heat, reliable_sampling=True)
+        pairs = torch.tensor([[4, 4, 9], [4, 2, 4]])
+        rows = []
+        model.register_forward_hook(lambda _, given, output, seen=rows: seen.append(output.logits))
+        found = model.loss(task, Batch(pairs[0], pairs=pairs), step())
+        assert [len(logits) for logits in rows] == [2]  # a student node is computed once
+        student = torch.log_softmax(model(task.graph, pairs[0]).logits / heat, 1)
+        teacher = torch.log_softmax(task.teacher.logits[pairs[1]] / heat, 1)
+        divergence = (teacher.exp() * (teacher - student)).sum(1).mean()
+        torch.testing.assert_close(found, 0.75 * heat**2 * divergence)
+
+
+def test_pairs_take_no_memory_for_their_rows(task):
+    pairs = torch.randint(30, (2, 50_000), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(30, 500, generator=torch.Generator().manual_seed(0))
+    given = type(task)(task.graph, task.split, TeacherOutput(logits), 0, task.val_accuracy)
+    torch.manual_seed(0)
+    model = KRD(KRD.Config(reliable_sampling=True, schedule="steps", hidden_dim=8), 12, 500, 30)
+    with cost._LiveTensors() as live:
+        model.loss(given, Batch(pairs[0], pairs=pairs), step())
+    assert live.peak < 50_000 * 500  # bytes; a copy of their rows takes four times as many
 
 
 def test_the_gradient_of_pairs_is_bit_equal_on_two_threads(task, threads):
