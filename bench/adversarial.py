@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import stages
 from bench.graph import Graph
 from bench.method import Method, Step
 
@@ -24,7 +25,7 @@ def objective_at_worst(
 ) -> Tensor:
     """Return the objective at the worst features near the batch's own."""
     config: Any = method.config
-    own = graph.without_edges().subgraph(nodes)
+    own = stages.rows_of(graph, nodes)
 
     def shifted(shift: Tensor) -> Tensor:
         return objective(method(own.replace(shift=shift)).logits)

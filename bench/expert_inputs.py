@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from bench.graph import Graph
+from bench.kept import once
 from bench.mixture import Routing, dense_mixture, sparse_mixture
-from bench.sparse import CSR, gather_spmm, spmm
+from bench.sparse import CSR, gather_spmm, spmm, transposed_product
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +98,7 @@ class Inputs:
         """Return the weighted sums of the rows [m, D], from weights [n, m]."""
         parts = []
         if self.x is not None:
-            with torch.enable_grad():  # the gradient of a product is the transposed product
-                zeros = weights.new_zeros(self.x.shape[1], weights.shape[1]).requires_grad_()
-                rows = self.rows
-                made = spmm(self.x, zeros) if rows is None else gather_spmm(self.x, rows, zeros)
-            parts.append(torch.autograd.grad(made, zeros, weights)[0].T)
+            parts.append(transposed_product(self.x, self.rows, weights).T)
         if self.dense is not None:
             parts.append(weights.T @ self.dense)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -132,10 +129,8 @@ class Inputs:
 
 def _squares(x: CSR) -> Tensor:
     """Squared length of each row, computed once."""
-    if "_squares" not in x.__dict__:
-        zeros = x.values.new_zeros(x.shape[0])
-        x.__dict__["_squares"] = zeros.index_add_(0, x.row_ids, x.values.square())
-    return cast(Tensor, x.__dict__["_squares"])
+    zeros = x.values.new_zeros
+    return once(x, "squares", lambda: zeros(x.shape[0]).index_add_(0, x.row_ids, x.values.square()))
 
 
 class _Cosines(torch.autograd.Function):

@@ -28,6 +28,7 @@ from bench.layers import make_norm
 from bench.mixture import Routing, credit_scale
 
 CEILING = math.log(100.0)  # of every learned log-scale
+CLUSTERED = 100_000  # nodes at most that the start of routing clusters
 
 
 def squared_variation(v: Tensor) -> Tensor:
@@ -240,9 +241,10 @@ class ExpertMLP(nn.Module):
 
         All experts become copies of the first; memories become the centres, at length 1, of a
         k-means of the layer's inputs at length 1, over all nodes; the next layer reads the outputs.
+        Of a graph of more than `CLUSTERED` nodes only so many are looked at, drawn with the seed.
         """
         self.eval()
-        inputs = Inputs.of_graph(graph, None)
+        inputs = Inputs.of_graph(graph, _clustered(graph, seed))
         for i, layer in enumerate(self.experts):
             layer.weight[1:], layer.bias[1:] = layer.weight[0].clone(), layer.bias[0].clone()
             if isinstance(layer.router, MemoryRouter):
@@ -251,6 +253,14 @@ class ExpertMLP(nn.Module):
                 layer.router.memory.copy_(centres)
             if i + 1 < len(self.experts):
                 inputs = self._between(i + 1, layer(inputs, 0.0, "routed")[0])
+
+
+def _clustered(graph: Graph, seed: int) -> Tensor | None:
+    """Return the nodes that a clustering looks at, int64 in order of id; None for all."""
+    if graph.num_nodes <= CLUSTERED:
+        return None
+    order = torch.randperm(graph.num_nodes, generator=torch.Generator().manual_seed(seed))
+    return order[:CLUSTERED].sort().values.to(graph.adj.device)
 
 
 def _centres(rows: Any, count: int, seed: int) -> Tensor:

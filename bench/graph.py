@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.kept import once
 from bench.sparse import CSR, _offsets, spmm
 
 
@@ -34,6 +35,10 @@ class Graph:
     num_classes: int
     extra: Tensor | None = None
     shift: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the fields alone, not the blocks that are remembered."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     @property
     def num_nodes(self) -> int:
@@ -77,11 +82,11 @@ class Graph:
         return Graph(x, y, adj, self.num_classes, extra, shift)
 
     def normalised(self, kind: str) -> CSR:
-        """Return the adjacency with the weights of `normalise`, computed once a graph and kind."""
-        cache = self.__dict__.setdefault("_normalised", {})
-        if kind not in cache:
-            cache[kind] = normalise(self.adj, kind)
-        return cache[kind]
+        """Return the adjacency with the weights of `normalise`, computed once for each kind.
+
+        Graphs that share an adjacency (`replace`) share its weights.
+        """
+        return once(self.adj, ("normalised", kind), lambda: normalise(self.adj, kind))
 
     def remember(self, *node_sets: Tensor) -> None:
         """Keep the blocks of these node sets once cut: those that every epoch asks for."""

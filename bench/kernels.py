@@ -213,5 +213,6 @@ def threads() -> int:
 
 def set_threads(count: int) -> None:
     """Give torch and the kernels the same number of threads."""
-    torch.set_num_threads(count)
+    # The kernels first: the pool that numba launches at its first call sets torch's number, too.
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    torch.set_num_threads(count)

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from bench import knowledge, losses, train
-from bench.graph import Graph, Task
+from bench.graph import Block, Graph, Task, TeacherOutput
 from bench.hparams import hp
+from bench.kept import once
 from bench.layers import Linear, MLPConfig, shuffled
 from bench.method import Batch, FitLog, Method, Output, Step
 
@@ -189,9 +190,7 @@ class Taught(Method):
             return
         goal = _rows(teacher.hidden, nodes)
         if edges is not None:
-            around = _rows(teacher.hidden, seen)
-            loss = knowledge.lsp(edges.adj, output.hidden, around, config.lsp_kernel)
-            yield config.lsp_weight * loss
+            yield config.lsp_weight * _local(teacher, edges, output.hidden, config.lsp_kernel)
         yield from self._middle(hidden, goal)
         yield from self._relations(hidden, goal, step)
 
@@ -232,6 +231,19 @@ def _head(size_in: int, size_out: int) -> nn.Module:
 
 def _rows(values: Tensor, nodes: Tensor | None) -> Tensor:
     return values if nodes is None else values[nodes]
+
+
+def _local(teacher: TeacherOutput, edges: Block, hidden: Tensor, kernel: str) -> Tensor:
+    """LSP of a block's inputs; the teacher's side of the whole graph is the same in every epoch."""
+
+    def theirs() -> Tensor:
+        around = _rows(teacher.hidden, edges.inputs)
+        return knowledge.local_structure(edges.adj, around, kernel)
+
+    whole = edges.inputs is None
+    goal = once(teacher, ("local structure", kernel), theirs) if whole else theirs()
+    own = knowledge.local_structure(edges.adj, hidden, kernel)
+    return knowledge.structure_loss(edges.adj, own, goal)
 
 
 def _sample(size: int, step: Step, *values: Tensor) -> tuple[Tensor, ...]:

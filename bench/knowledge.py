@@ -10,8 +10,10 @@ Differs from the official code of G-CRD (efficient-gnns), for who compares weigh
 over nodes, not over edges, and its kernel `l2` minus the distance, not plus; `gram` compares hidden
 states, not projections of them; which nodes and states are compared is up to the caller (kinds.py).
 
-Edges are never made a matrix of B x B: `lsp` works on the stored entries, B H numbers an edge list.
-`gram` and `contrast` are B x B, `rkd_angle` is B x B x max(B, H): for sampled nodes.
+Edges are never made a matrix of B x B: `lsp` works on the stored entries; kernels of distances take
+H numbers for each, twice.
+`gram_loss` and `gram` take B x B numbers or H x H' and less, whatever is less; `contrast` is B x B,
+`rkd_angle` is B x B x max(B, H): for sampled nodes.
 """
 
 import torch
@@ -20,7 +22,8 @@ from torch import Tensor
 
 from bench.graph import Block, Graph, receptive_field
 from bench.hparams import unknown
-from bench.sparse import CSR, _offsets
+from bench.kept import once
+from bench.sparse import CSR, _offsets, entry_products
 
 KERNELS = ("cosine", "poly", "l2", "rbf")
 
@@ -52,21 +55,16 @@ def neighbours(graph: Graph, nodes: Tensor | None) -> Block:
 
     The block's inputs are the nodes, then their other neighbours; None stands for all nodes.
     """
-    adj = _without_loops(graph)
+    adj = once(graph.adj, "without loops", lambda: _without_loops(graph.adj))
     if nodes is None:
         return Block(adj, None, adj.shape[0])
     return receptive_field(adj, nodes, 1)[0]
 
 
-def _without_loops(graph: Graph) -> CSR:
-    """The adjacency without self-loops, computed once a graph."""
-    cache = graph.__dict__.setdefault("_without_loops", [])
-    if not cache:
-        adj = graph.adj
-        keep = adj.row_ids != adj.indices.long()
-        counts = torch.bincount(adj.row_ids[keep], minlength=adj.shape[0])
-        cache.append(CSR(_offsets(counts), adj.indices[keep], adj.values[keep], adj.shape))
-    return cache[0]
+def _without_loops(adj: CSR) -> CSR:
+    keep = adj.row_ids != adj.indices.long()
+    counts = torch.bincount(adj.row_ids[keep], minlength=adj.shape[0])
+    return CSR(_offsets(counts), adj.indices[keep], adj.values[keep], adj.shape)
 
 
 def lsp(adj: CSR, student: Tensor, teacher: Tensor, kernel: str = "cosine") -> Tensor:
@@ -80,8 +78,17 @@ def lsp(adj: CSR, student: Tensor, teacher: Tensor, kernel: str = "cosine") -> T
 
     Source: LSP, Yang et al., arXiv 2003.10477 (CVPR 2020): KL(teacher || student).
     """
-    one, two = (_edge_log_softmax(adj, similarity(adj, h, kernel)) for h in (student, teacher))
-    return (two.exp() * (two - one)).sum() / max(adj.shape[0], 1)
+    return structure_loss(adj, *(local_structure(adj, h, kernel) for h in (student, teacher)))
+
+
+def local_structure(adj: CSR, h: Tensor, kernel: str = "cosine") -> Tensor:
+    """Return the log-softmax of K(h_u, h_v) over the neighbours u of v, [nnz]: a side of `lsp`."""
+    return _edge_log_softmax(adj, similarity(adj, h, kernel))
+
+
+def structure_loss(adj: CSR, student: Tensor, teacher: Tensor) -> Tensor:
+    """Return `lsp` of the two sides' local structures, [nnz] each."""
+    return (teacher.exp() * (teacher - student)).sum() / max(adj.shape[0], 1)
 
 
 def similarity(adj: CSR, h: Tensor, kernel: str) -> Tensor:
@@ -95,12 +102,13 @@ def similarity(adj: CSR, h: Tensor, kernel: str) -> Tensor:
     """
     if kernel not in KERNELS:
         raise unknown("kernel", kernel, KERNELS)
-    h = F.normalize(h) if kernel in ("cosine", "poly") else h
-    # The gradient of `index_select` adds up in one order; that of `h[ids]` does not.
-    u, v = h.index_select(0, adj.indices.long()), h.index_select(0, adj.row_ids)
     if kernel in ("cosine", "poly"):
-        cosine = (u * v).sum(1)
+        h = F.normalize(h)
+        cosine = entry_products(adj, h[: adj.shape[0]], h)
         return cosine if kernel == "cosine" else cosine.square()
+    # The gradient of `index_select` adds up in one order; that of `h[ids]` does not. A product in
+    # place of the difference would lose the small distances, whose gradients are the largest.
+    u, v = h.index_select(0, adj.indices.long()), h.index_select(0, adj.row_ids)
     squared = (u - v).square().sum(1)
     # Equal rows have no direction: the clamp gives them a gradient of zero.
     return (-squared / 2).exp() if kernel == "rbf" else -squared.clamp(min=1e-12).sqrt()
@@ -155,8 +163,23 @@ def gram(student: Tensor, teacher: Tensor) -> Tensor:
     Source: similarity-preserving distillation, Tung & Mori, arXiv 1907.09682 (ICCV 2019), in the
     form of "global structure preserving" of Joshi et al., arXiv 2111.04964.
     """
-    one, two = (F.normalize(h) for h in (student, teacher))
-    return F.mse_loss(one @ one.T, two @ two.T)
+    return gram_loss(F.normalize(student), F.normalize(teacher))
+
+
+def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the Gram matrices T T' and S S', over all B x B entries.
+
+    Many rows never make a B x B matrix: |T T' - S S'|^2 = |T'T|^2 + |S'S|^2 - 2 |T'S|^2. The three
+    terms nearly cancel where student and teacher are alike, so they are summed in double precision.
+
+    Source: NOSMOG, arXiv 2208.10010.
+    """
+    count = len(student)
+    if count < student.shape[1] + teacher.shape[1]:
+        return (teacher @ teacher.T - student @ student.T).square().mean()
+    s, t = student.double(), teacher.double()
+    total = (t.T @ t).square().sum() + (s.T @ s).square().sum() - 2 * (t.T @ s).square().sum()
+    return (total / count**2).to(student.dtype)
 
 
 def contrast(student: Tensor, teacher: Tensor, temperature: float = 0.075) -> Tensor:

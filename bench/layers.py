@@ -215,7 +215,9 @@ class GATConv(nn.Module):
         source = (h * self.attend_source).sum(-1)  # [n_in, heads]
         target = (h[: block.num_outputs] * self.attend_target).sum(-1)  # [n_out, heads]
         adj = block.adj
-        scores = F.leaky_relu(source[adj.indices.long()] + target[adj.row_ids], 0.2)
+        # The gradient of `index_select` adds up in one order; that of `source[ids]` does not.
+        ends = source.index_select(0, adj.indices.long()), target.index_select(0, adj.row_ids)
+        scores = F.leaky_relu(ends[0] + ends[1], 0.2)
         probs = edge_softmax(adj, scores)  # [nnz, heads]
         probs = F.dropout(probs, self.attention_dropout, self.training)
         out = weighted_spmm(adj, probs, h)  # [n_out, heads, D]

@@ -26,3 +26,22 @@ def soft_label_loss(logits: Tensor, teacher_log_probs: Tensor, temperature: floa
     scaled = logits if temperature == 1.0 else logits / temperature
     divergence = soft_label_divergence(scaled, teacher_log_probs)
     return divergence if temperature == 1.0 else divergence * temperature**2
+
+
+def pooled_soft_label_loss(
+    logits: Tensor, sums: Tensor, entropy: Tensor, count: int, temperature: float = 1.0
+) -> Tensor:
+    """`soft_label_loss` as a mean over pairs of a student's and a teacher's node.
+
+    With p_j the teacher's probabilities of node j and s_i the student's of node i, over the pairs
+    of i, sum_j KL(p_j || s_i) = -sum_c (sum_j p_jc) log s_ic - sum_j H(p_j).
+
+    Args:
+        logits: of the student's nodes, [n, C].
+        sums: of the probabilities that each of them is paired with, [n, C].
+        entropy: the sum of H(p_j) over all pairs.
+        count: the number of pairs.
+        temperature: of both sides; the loss comes with its square.
+    """
+    crossed = F.cross_entropy(logits / temperature, sums, reduction="sum")
+    return (crossed - entropy) / count * temperature**2

@@ -137,12 +137,18 @@ class Method(nn.Module):
         """Return the shipped models by variant; what is scored is what is timed."""
         return {"": self}
 
-    def inference(self, graph: Graph, chunk: int = 65_536) -> Output:
-        """Compute all nodes for scoring, in chunks where nodes do not depend on each other."""
-        if self.graph_use == "inference" or graph.num_nodes <= chunk:
-            return self(graph)
-        parts = torch.arange(graph.num_nodes, device=graph.adj.device).split(chunk)
-        outputs = [self(graph, nodes) for nodes in parts]
+    def inference(
+        self, graph: Graph, chunk: int = 65_536, nodes: torch.Tensor | None = None
+    ) -> Output:
+        """Compute all nodes (or int64 `nodes`) for scoring, in chunks where they are independent.
+
+        A model that uses the edges computes them at once: chunks share their neighbours.
+        """
+        count = graph.num_nodes if nodes is None else nodes.numel()
+        if self.graph_use == "inference" or count <= chunk:
+            return self(graph, nodes)
+        nodes = torch.arange(count, device=graph.adj.device) if nodes is None else nodes
+        outputs = [self(graph, part) for part in nodes.split(chunk)]
         return Output(*(torch.cat(part) for part in zip(*outputs, strict=True)))
 
     def num_parameters(self) -> int:

@@ -18,6 +18,7 @@ from bench.cell import Protocol
 from bench.data import row_normalise
 from bench.graph import Dataset, Graph, Split, Task, TeacherOutput
 from bench.hparams import unknown
+from bench.kept import once
 from bench.sparse import CSR
 
 # ---- settings -------------------------------------------------------------------------------
@@ -159,15 +160,19 @@ def _refuse_unscored(protocol: Protocol, tested: int, hidden: int) -> None:
 
 
 def _prepared(graph: Graph, protocol: Protocol) -> Graph:
-    """Scale the features and add self-loops, as the protocol says."""
+    """Scale the features and add self-loops, as the protocol says; once for all seeds."""
+    x, adj = graph.x, graph.adj
     if protocol.features == "row":
-        graph = graph.replace(x=row_normalise(graph.x))
+        x = once(graph, "scaled features", lambda: row_normalise(graph.x))
     if protocol.self_loops:
-        from scipy.sparse import eye_array
+        adj = once(graph.adj, "with loops", lambda: _with_loops(graph.adj))
+    return graph.replace(x=x, adj=adj)
 
-        with_loops = graph.adj.to_scipy() + eye_array(graph.num_nodes, format="csr")
-        graph = graph.replace(adj=CSR.from_scipy(with_loops))
-    return graph
+
+def _with_loops(adj: CSR) -> CSR:
+    from scipy.sparse import eye_array
+
+    return CSR.from_scipy(adj.to_scipy() + eye_array(adj.shape[0], format="csr"))
 
 
 def _roles(num_nodes: int, train: Tensor, val: Tensor, test: Tensor, unseen: Tensor) -> Split:

@@ -38,9 +38,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import adversarial, losses, reliability
+from bench import adversarial, knowledge, losses, reliability
 from bench.graph import Task, TeacherOutput
 from bench.hparams import derive_seed, hp
+from bench.kept import once
 from bench.layers import Linear, MLPConfig, shuffled
 from bench.method import Batch, Method, Step
 
@@ -227,7 +228,7 @@ def loss(
     if alike:
         assert task.teacher is not None
         seen = method.similarity(output.hidden)  # type: ignore[operator]
-        total = total + alike * gram_loss(seen, task.teacher.hidden[nodes])
+        total = total + alike * knowledge.gram_loss(seen, task.teacher.hidden[nodes])
     if config.adversarial_weight and weight:
         moved = adversarial.objective_at_worst(method, task.graph, nodes, objective, step)
         total = total + config.adversarial_weight * moved
@@ -239,15 +240,20 @@ def _goal(config: Any, task: Task, batch: Batch) -> tuple[Tensor, Callable[[Tens
     if batch.labelled:
         labels = task.graph.y[batch.nodes]
         return batch.nodes, lambda logits: losses.hard_label_loss(logits, labels)
-    assert task.teacher is not None
-    heat = config.temperature
-    targets = task.teacher.log_probs(heat)
+    teacher, heat = task.teacher, config.temperature
+    assert teacher is not None
     if batch.pairs is None:
-        soft = targets[batch.nodes]
+        soft = teacher.log_probs(heat)[batch.nodes]
         return batch.nodes, lambda logits: losses.soft_label_loss(logits, soft, heat)
-    soft = targets[batch.pairs[1]]
-    nodes, where = torch.unique(batch.pairs[0], return_inverse=True)
-    return nodes, lambda logits: losses.soft_label_loss(logits[where], soft, heat)
+    probs, entropies = once(teacher, ("probs", heat), lambda: _probs(teacher, heat))
+    nodes, sums = reliability.pooled(batch.pairs, probs)
+    entropy, count = entropies[batch.pairs[1]].sum(), batch.pairs.shape[1]
+    return nodes, lambda logits: losses.pooled_soft_label_loss(logits, sums, entropy, count, heat)
+
+
+def _probs(teacher: TeacherOutput, heat: float) -> tuple[Tensor, Tensor]:
+    """The teacher's probabilities [N, C] at a temperature, and their entropies [N]."""
+    return teacher.log_probs(heat).exp(), reliability.entropy(teacher.logits / heat)
 
 
 def _share(method: Method, task: Task, batch: Batch) -> float:
@@ -259,14 +265,6 @@ def _share(method: Method, task: Task, batch: Batch) -> float:
 
 
 # ---- similarity -----------------------------------------------------------------------------
-
-
-def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the Gram matrices of hidden states [B, H] and [B, H'].
-
-    Source: NOSMOG, arXiv 2208.10010.
-    """
-    return (teacher @ teacher.T - student @ student.T).square().mean()
 
 
 def similarity_encoder(config: Any, num_classes: int) -> nn.Module | None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.graph import Graph
-from bench.sparse import CSR
+from bench.sparse import CSR, _offsets, spmm
 
 EXPONENTS = (0.01, 100.0)  # a fit beyond them says that every node, or none, is reliable
 
@@ -68,9 +68,27 @@ def sample_pairs(adj: CSR, probability: Tensor | None, generator: torch.Generato
     if probability is not None:
         draws = torch.rand(adj.nnz, generator=generator).to(adj.device)
         keep &= draws < probability[teachers]
+    students, teachers = students[keep], teachers[keep]
     own = torch.arange(adj.shape[0], device=adj.device)
-    pairs = torch.stack([torch.cat([students[keep], own]), torch.cat([teachers[keep], own])])
-    return pairs[:, torch.argsort(pairs[0], stable=True)]
+    # Rows are in order: a kept edge moves by the nodes before its own, which follow their edges.
+    edges = torch.arange(len(students), device=adj.device)
+    places = torch.bincount(students, minlength=len(own)).cumsum(0) + own
+    pairs = torch.empty(2, len(students) + len(own), dtype=torch.int64, device=adj.device)
+    pairs[:, edges + students] = torch.stack([students, teachers])
+    pairs[:, places] = own
+    return pairs
+
+
+def pooled(pairs: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the student nodes of pairs [2, M], and the sums of their teacher nodes' values.
+
+    Shapes: values [N, C] -> nodes int64 [n], in order, and sums [n, C]; no row of M is copied.
+    """
+    students, order = pairs[0].sort(stable=True)
+    nodes, counts = torch.unique_consecutive(students, return_counts=True)
+    teachers = pairs[1][order].to(torch.int32)
+    ones = torch.ones(len(teachers), device=values.device)
+    return nodes, spmm(CSR(_offsets(counts), teachers, ones, (len(nodes), len(values))), values)
 
 
 def refit(

@@ -20,6 +20,7 @@ from bench.data import dataset_checksum
 from bench.encodings import Encoding
 from bench.graph import Dataset, Graph, Task, TeacherOutput
 from bench.hparams import derive_seed
+from bench.kept import Recent
 from bench.method import DivergedError, FitLog, Method
 from bench.place import Place
 from bench.protocol import Exam, examine
@@ -162,10 +163,15 @@ def load_dataset(name: str, checksum: str, root: Path) -> Dataset:
     return dataset
 
 
-@functools.lru_cache(maxsize=32)
+_exams: Recent[Exam] = Recent(count=32, size=2**31)
+
+
 def _load_exam(protocol: Any, split_seed: int, root: Path) -> Exam:
-    dataset = load_dataset(protocol.dataset, protocol.checksum, root)
-    return examine(dataset, protocol, split_seed)
+    def make() -> Exam:
+        dataset = load_dataset(protocol.dataset, protocol.checksum, root)
+        return examine(dataset, protocol, split_seed)
+
+    return _exams.get((protocol, split_seed, root), make)
 
 
 def load_exam(cell: Cell, place: Place) -> Exam:

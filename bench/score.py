@@ -12,6 +12,7 @@ import torch
 from bench import diagnose, metrics
 from bench.cell import Cell
 from bench.graph import Graph
+from bench.kept import once
 from bench.method import Method
 from bench.protocol import Exam
 from bench.results import Row, Store
@@ -29,7 +30,7 @@ def evaluate(cell: Cell, store: Store, row: Row, draft: Path, exam: Exam, method
     routing: dict[str, np.ndarray] = {}
     reference = _teacher_predictions(cell, store)
     nodes = scored(exam)
-    parts = diagnose.strata(exam.graph, exam.split.train, nodes) if cell.evaluate_test else {}
+    parts = _strata(exam) if cell.evaluate_test else {}
     for variant, model in method.deploy().items():
         model.eval()
         seen, unseen = predict(model, exam, cell.device)
@@ -50,6 +51,12 @@ def evaluate(cell: Cell, store: Store, row: Row, draft: Path, exam: Exam, method
     if routing:
         routing["labels"] = exam.graph.y[exam.observed].numpy().astype(np.int16)
         np.savez_compressed(draft / "experts.npz", **routing)  # type: ignore[arg-type]
+
+
+def _strata(exam: Exam) -> dict[str, np.ndarray]:
+    """The parts of the scored nodes, the same for all who sit the exam."""
+    tell = diagnose.strata
+    return once(exam, "strata", lambda: tell(exam.graph, exam.split.train, scored(exam)))
 
 
 def _experts(
@@ -86,7 +93,7 @@ def predict(model: Method, exam: Exam, device: str) -> tuple[np.ndarray, np.ndar
     if not len(exam.split.test_unseen):
         return seen.cpu().numpy(), np.zeros((0, seen.shape[1]), np.float32)
     whole = deployed_graph(model, exam, device)
-    unseen = model(whole, exam.split.test_unseen.to(device)).logits
+    unseen = model.inference(whole, nodes=exam.split.test_unseen.to(device)).logits
     return seen.cpu().numpy(), unseen.cpu().numpy()
 
 

@@ -32,6 +32,10 @@ class CSR:
     values: Tensor
     shape: tuple[int, int]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the fields alone: what is computed from them once is left behind."""
+        return {name: self.__dict__[name] for name in ("indptr", "indices", "values", "shape")}
+
     @classmethod
     def from_scipy(cls, matrix: Any) -> "CSR":
         """Copy any scipy sparse matrix; duplicates are summed, columns are sorted."""
@@ -190,6 +194,15 @@ def weighted_spmm(a: CSR, values: Tensor, b: Tensor) -> Tensor:
     return cast(Tensor, _WeightedSpmm.apply(a, values, b))
 
 
+def entry_products(a: CSR, left: Tensor, right: Tensor) -> Tensor:
+    """Multiply row i of left and row j of right for each stored entry (i, j) of A.
+
+    Shapes: left [R, H], right [C, H], result [nnz]; gradients reach both.
+    """
+    tell_macs(a.nnz * left.shape[1])
+    return cast(Tensor, _EntryProducts.apply(a, left.unsqueeze(1), right.unsqueeze(1))).squeeze(1)
+
+
 def edge_softmax(a: CSR, scores: Tensor) -> Tensor:
     """Softmax of scores [nnz, heads] over the entries of each row of A."""
     return cast(Tensor, _EdgeSoftmax.apply(a, scores))
@@ -228,7 +241,7 @@ def _torch_csr(a: CSR, like: Tensor) -> Tensor:
 class _GatherSpmm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: CSR, rows: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.a, ctx.rows, ctx.size, ctx.has_bias = a, rows, b.shape, bias is not None
+        ctx.a, ctx.rows, ctx.has_bias = a, rows, bias is not None
         if not _on_cpu(a, b):
             product = _torch_csr(a.rows(rows), b) @ b
             return product if bias is None else product + bias
@@ -240,13 +253,21 @@ class _GatherSpmm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
         bias = grad.sum(0) if ctx.has_bias else None
-        if not _on_cpu(ctx.a, grad):
-            return None, None, _torch_csr(ctx.a.rows(ctx.rows).t, grad) @ grad, bias
-        out = torch.zeros(ctx.size)
-        kernels.spmm_scatter(
-            *arrays(ctx.a), ctx.rows.numpy(), array(grad), kernels.threads(), out.numpy()
-        )
-        return None, None, out, bias
+        return None, None, transposed_product(ctx.a, ctx.rows, grad), bias
+
+
+def transposed_product(a: CSR, rows: Tensor | None, b: Tensor) -> Tensor:
+    """Multiply the transpose of the rows `rows` (int64 [B]; all without) of A by B [B, H].
+
+    No gradient; nor are its multiply-accumulates told.
+    """
+    if rows is None:
+        return _product(a.t, b)
+    if not _on_cpu(a, b):
+        return _torch_csr(a.rows(rows).t, b) @ b
+    out = torch.zeros(a.shape[1], b.shape[1])
+    kernels.spmm_scatter(*arrays(a), rows.numpy(), array(b), kernels.threads(), out.numpy())
+    return out
 
 
 class _WeightedSpmm(torch.autograd.Function):
@@ -281,6 +302,22 @@ def _sampled(a: CSR, left: Tensor, right: Tensor) -> Tensor:
     out = torch.empty(a.nnz, left.shape[1])
     kernels.sddmm(a.indptr.numpy(), a.indices.numpy(), array(left), array(right), out.numpy())
     return out
+
+
+class _EntryProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: CSR, left: Tensor, right: Tensor) -> Tensor:
+        ctx.a = a
+        ctx.save_for_backward(left, right)
+        return _sampled(a, left, right)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        a, (left, right) = ctx.a, ctx.saved_tensors
+        _, needs_left, needs_right = ctx.needs_input_grad
+        grad_left = _weighted(a, grad, right) if needs_left else None
+        turned = grad[a.order_of_transpose] if needs_right else grad
+        return None, grad_left, _weighted(a.t, turned, left) if needs_right else None
 
 
 class _EdgeSoftmax(torch.autograd.Function):

@@ -12,6 +12,7 @@ from torch import Tensor
 from bench.axes import TRAIN, split_of
 from bench.graph import Dataset, Graph
 from bench.hparams import unknown
+from bench.kept import once
 
 Roles = tuple[Tensor, Tensor, Tensor]  # train, val, test: int64 ids
 VAL = 30  # val nodes of each class in the random split
@@ -105,7 +106,9 @@ def draw(dataset: Dataset, split: str, seed: int) -> tuple[Graph, Roles]:
     name, options = split_of(split)
     if name not in SPLITS:
         raise unknown("split", name, SPLITS)
-    graph = largest_component(dataset.graph) if name == "random" else dataset.graph
+    graph = dataset.graph
+    if name == "random":  # the same one for all seeds
+        graph = once(graph, "largest component", lambda: largest_component(dataset.graph))
     return graph, SPLITS[name](dataset, graph, seed, **options)
 
 

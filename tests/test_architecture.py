@@ -16,6 +16,7 @@ ROOT = Path(bench.__file__).parent
 LAYERS: dict[str, list[str]] = {
     "facts": [
         *(
+            "kept",
             "kernels",
             "sparse",
             "fused",

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from bench import expert_load
+from bench import expert_load, experts
 from bench.expert_inputs import Inputs
 from bench.experts import ExpertLayer, ExpertMLP, LearnedRouter, MemoryRouter, squared_variation
 from bench.layers import MLP
@@ -349,6 +349,25 @@ def test_the_start_copies_the_first_expert_and_clusters_the_inputs_of_each_layer
     twin.start(graph, seed=5)
     assert torch.equal(twin.experts[1].router.memory, made.experts[1].router.memory)
     assert second.shape == (30, 6)
+
+
+def test_of_a_large_graph_a_drawn_part_is_clustered_in_every_layer(monkeypatch):
+    """The start is that on the part alone; the fit's own random numbers are not drawn."""
+    graph, whole, part = toys.random_graph(), network(), network()
+    monkeypatch.setattr(experts, "CLUSTERED", 30)
+    assert experts._clustered(graph, 5) is None
+    monkeypatch.setattr(experts, "CLUSTERED", 20)
+    nodes = experts._clustered(graph, 5)
+    assert len(set(nodes.tolist())) == 20
+    assert nodes.tolist() == sorted(nodes.tolist())
+    assert torch.equal(nodes, experts._clustered(graph, 5))
+    assert not torch.equal(nodes, experts._clustered(graph, 6))
+    before = torch.get_rng_state()
+    whole.start(graph, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    part.start(graph.subgraph(nodes), seed=5)
+    for one, two in zip(whole.experts, part.experts, strict=True):
+        torch.testing.assert_close(one.router.memory, two.router.memory)
 
 
 def test_fewer_distinct_rows_than_experts_can_be_clustered():

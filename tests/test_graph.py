@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 
@@ -55,8 +57,26 @@ def test_an_unknown_normalisation_is_refused():
 
 def test_a_normalised_adjacency_is_computed_once():
     graph = toys.graph(PATH)
-    assert graph.normalised("mean") is graph.normalised("mean")
-    assert graph.replace(y=graph.y).normalised("mean") is not graph.normalised("mean")
+    mean = graph.normalised("mean")
+    assert graph.normalised("mean") is mean
+    assert graph.replace(y=-graph.y).normalised("mean") is mean  # of one adjacency
+    assert graph.normalised("sum") is not mean
+    other = graph.replace(adj=toys.path(graph.num_nodes, loops=True))
+    assert torch.equal(other.normalised("mean").values, normalise(other.adj, "mean").values)
+
+
+def test_what_is_kept_with_a_graph_is_neither_pickled_nor_moved():
+    graph = toys.random_graph()
+    fresh = len(pickle.dumps(graph))
+    nodes = torch.tensor([7, 0, 29])
+    graph.remember(nodes)
+    graph.blocks(nodes, 2, "mean")
+    assert graph.adj.t.nnz == graph.normalised("mean").t.nnz
+    assert len(pickle.dumps(graph)) == fresh
+    again = pickle.loads(pickle.dumps(graph))
+    assert again.normalised("mean") is not graph.normalised("mean")
+    assert torch.equal(again.normalised("mean").values, graph.normalised("mean").values)
+    assert graph.to("meta").normalised("sum").device.type == "meta"
 
 
 # ---- blocks ---------------------------------------------------------------------------------

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +30,7 @@ def products(a) -> list[torch.Tensor]:
         dropped,
         probs,
         sparse.weighted_spmm(a, probs, heads),
+        sparse.entry_products(a, heads.flatten(1).repeat(2, 1)[: a.shape[0]], heads.flatten(1)),
         fused.soft_label_divergence(b, torch.zeros_like(b).log_softmax(1)),
     ]
     sum((r * torch.randn_like(r)).sum() for r in results).backward()
@@ -46,6 +51,20 @@ def test_torch_and_the_kernels_get_the_same_number_of_threads(threads):
     most = kernels.numba.config.NUMBA_NUM_THREADS
     threads(most + 1)  # more than there are: numba refuses, torch does not
     assert kernels.threads() == most
+
+
+def test_the_first_call_of_a_process_holds_for_torch_too():
+    """The pool that numba launches then sets torch's number to its own."""
+    program = (
+        "import torch; torch.get_num_threads(); from bench import kernels, sparse\n"
+        "kernels.set_threads(1); print(torch.get_num_threads(), kernels.threads())\n"
+        "sparse.warm_up(); print(torch.get_num_threads())"
+    )
+    two = {**os.environ, "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=two, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "1", "1"]
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 8, 50])

@@ -110,7 +110,7 @@ def test_the_edges_of_lsp_have_no_loops():
     graph = toys.graph(toys.path(3, loops=True))
     adj = knowledge.neighbours(graph, None).adj
     assert adj.to_dense().tolist() == toys.path(3).to_dense().tolist()
-    assert knowledge.neighbours(graph, None).adj is adj  # once a graph
+    assert knowledge.neighbours(graph.replace(y=-graph.y), None).adj is adj  # once an adjacency
 
 
 # ---- relations ------------------------------------------------------------------------------
@@ -148,6 +148,30 @@ def test_equal_nodes_have_no_distance_and_no_gradient():
     total.backward()
     assert total.isfinite()
     assert h.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("count", [6, 300])  # as it is written, and as an identity
+@pytest.mark.parametrize("apart", [None, 1.0, 1e-3])
+def test_the_gram_loss_and_its_gradient_are_exact_for_few_rows_and_for_many(count, apart):
+    """Also where student and teacher are nearly equal, so that the identity's terms cancel."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(count, size, generator=draw) for size in (8, 12))
+    if apart is not None:
+        student = teacher + apart * torch.randn(count, 12, generator=draw)
+    ours, exact = student.clone().requires_grad_(), student.double().requires_grad_()
+    value = knowledge.gram_loss(ours, teacher)
+    difference = exact @ exact.T - teacher.double() @ teacher.double().T
+    expected = difference.square().mean()
+    tolerance = 1e-6 if count == 300 or apart != 1e-3 else 1e-3
+    assert value.item() == pytest.approx(expected.item(), rel=tolerance)
+    (one,), (two,) = (torch.autograd.grad(*pair) for pair in ((value, ours), (expected, exact)))
+    assert (one - two).norm() < tolerance * two.norm()
+
+
+def test_the_gram_loss_of_many_rows_makes_no_matrix_of_all_pairs():
+    h = torch.ones(300_000, 2)  # 360 GB
+    assert knowledge.gram_loss(h, 2 * h[:, :1]) == 4.0  # 2 and 4 everywhere
+    assert knowledge.gram(h, 2 * h[:, :1]).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_gram_by_hand():

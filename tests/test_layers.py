@@ -260,6 +260,21 @@ def test_dropped_attention_keeps_the_mean(graph):
     assert ((draws.mean(0) - exact).abs() <= 5 * draws.std(0) / 300**0.5 + 1e-6).all()
 
 
+def test_the_gradients_of_attention_are_bit_equal_on_two_threads(threads):
+    block = whole(toys.graph(toys.random_csr(400, 400, 0.5)), "sum")
+    layer = GATConv(16, 4, heads=2, attention_dropout=0.0)
+    h, up = torch.randn(400, 16), torch.randn(400, 8)
+
+    def gradients() -> torch.Tensor:
+        found = torch.autograd.grad((layer(block, h) * up).sum(), list(layer.parameters()))
+        return torch.cat([gradient.flatten() for gradient in found])
+
+    threads(1)
+    one = gradients()
+    threads(2)
+    assert all(torch.equal(gradients(), one) for _ in range(20))
+
+
 @pytest.mark.parametrize(("steps", "teleport"), [(1, 0.5), (10, 0.1), (3, 1.0), (3, 0.0)])
 def test_appnp_is_pygs(graph, pyg, steps, teleport):
     config = APPNP.Config(num_steps=steps, teleport=teleport, hidden_dim=8)

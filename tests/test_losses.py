@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.graph import TeacherOutput
-from bench.losses import hard_label_loss, soft_label_loss
+from bench.losses import hard_label_loss, pooled_soft_label_loss, soft_label_loss
 
 LN3 = math.log(3.0)
 # KL((3/4, 1/4) || (1/2, 1/2)) = 3/4 ln(3/2) + 1/4 ln(1/2)
@@ -43,6 +43,22 @@ def test_kl_is_from_the_teacher_to_the_student():
 def test_kl_is_a_mean_over_the_nodes_not_over_the_classes():
     log_probs = teacher([LN3, 0.0], [0.0, 0.0]).log_probs()
     assert soft_label_loss(torch.zeros(2, 2), log_probs).item() == pytest.approx(KL / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_loss_of_pooled_pairs_is_the_mean_over_the_pairs(temperature):
+    draw = torch.Generator().manual_seed(0)
+    logits, target = (3 * torch.randn(20, 5, generator=draw) for _ in range(2))
+    logits.requires_grad_()
+    pairs = torch.randint(20, (2, 200), generator=draw)
+    log_probs = TeacherOutput(target).log_probs(temperature)
+    rows = log_probs[pairs[1]]
+    expected = soft_label_loss(logits.index_select(0, pairs[0]), rows, temperature)
+    sums = torch.zeros(20, 5).index_add(0, pairs[0], rows.exp())
+    found = pooled_soft_label_loss(logits, sums, -(rows.exp() * rows).sum(), 200, temperature)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    ours, theirs = (torch.autograd.grad(loss, logits)[0] for loss in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])

@@ -272,6 +272,12 @@ def test_inputs_compute_what_dense_rows_would(which, nodes):
     close(found, by_hand(rows, weight, routed))
 
 
+@pytest.mark.parametrize("nodes", [None, torch.tensor([4, 0, 29])])
+def test_sums_of_sparse_rows_take_no_forward_product(nodes):
+    inputs = Inputs.of_graph(toys.random_graph(), nodes)
+    assert count_macs(lambda: inputs.sums(draw(inputs.count, 3))) == 0
+
+
 # ---- cost -----------------------------------------------------------------------------------
 
 
@@ -281,5 +287,8 @@ def test_only_chosen_experts_are_counted():
     stored = int((x.to_dense()[rows] != 0).sum())
     sparse = count_macs(lambda: sparse_mixture(zeros(3), x, rows, weight, routed, 0.0))
     assert sparse == stored * 3 * SIZE_OUT
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture, "tell_macs", None)  # where nobody listens nothing is counted
+        sparse_mixture(zeros(3), x, rows, weight, routed, 0.0)
     dense = count_macs(lambda: dense_mixture(zeros(3), draw(3, SIZE_IN), weight, routed, 0.0))
     assert dense == 3 * 3 * SIZE_IN * SIZE_OUT

@@ -268,6 +268,26 @@ def test_tasks_of_one_exam_share_the_graph():
     assert exam.task(0, None).graph is exam.task(1, None).graph
 
 
+@pytest.mark.parametrize("split", ["ratio", "random"])
+def test_exams_of_one_dataset_share_the_prepared_graph(split):
+    data = dataset(layouts.content(700))
+    one, two = (examine(data, ask(split, features="row"), seed) for seed in (0, 1))
+    unseen = examine(data, ask(split, "production", features="row"), 0)
+    for exam in (two, unseen):
+        assert exam.graph.adj is one.graph.adj
+        assert exam.graph.x is one.graph.x
+    assert two.seen.adj is one.seen.adj
+    assert unseen.seen.num_nodes < one.seen.num_nodes
+    raw = examine(data, ask(split, self_loops=False), 0)
+    assert raw.graph.adj.nnz == one.graph.adj.nnz - one.graph.num_nodes
+    assert not torch.equal(raw.graph.x.values, one.graph.x.values)
+    noisy = examine(data, ask(split, features="row", noise="features=0.5"), 0)
+    assert noisy.graph.adj is one.graph.adj
+    assert not torch.equal(noisy.graph.x.indices, one.graph.x.indices)
+    noisy = examine(data, ask(split, features="row", noise="edges=0.5"), 0)
+    assert not torch.equal(noisy.graph.adj.indices, one.graph.adj.indices)
+
+
 def test_every_node_gets_a_loop_or_none_does():
     graph = toys.random_graph(90, loops=False)
     loops, bare = (

@@ -3,10 +3,11 @@ import math
 import pytest
 import torch
 
-from bench import adversarial, losses, recipe, reliability, train
-from bench.graph import TeacherOutput
+from bench import adversarial, cost, knowledge, losses, recipe, reliability, train
+from bench.graph import Graph, TeacherOutput
 from bench.layers import Linear
 from bench.method import Batch, Output, Step
+from bench.sparse import CSR
 from bench.students.glnn import GLNN
 from bench.students.krd import KRD
 from bench.students.nosmog import NOSMOG
@@ -151,16 +152,42 @@ def test_an_auxiliary_loss_is_added_to_every_batch(task):
 
 
 def test_a_pair_compares_a_student_node_with_a_teacher_node(task):
-    model = make(KRD, label_weight=0.25, temperature=2.0, reliable_sampling=True)
-    pairs = torch.tensor([[4, 4, 9], [4, 2, 4]])
-    rows = []
-    model.register_forward_hook(lambda _, given, output: rows.append(len(output.logits)))
-    found = model.loss(task, Batch(pairs[0], pairs=pairs), step())
-    assert rows == [2]  # a student node is computed once
-    student = torch.log_softmax(model(task.graph, pairs[0]).logits / 2.0, 1)
-    teacher = torch.log_softmax(task.teacher.logits[pairs[1]] / 2.0, 1)
-    divergence = (teacher.exp() * (teacher - student)).sum(1).mean()
-    torch.testing.assert_close(found, 0.75 * 4.0 * divergence)
+    for heat in (2.0, 0.5):  # of one teacher
+        model = make(KRD, label_weight=0.25, temperature=heat, reliable_sampling=True)
+        pairs = torch.tensor([[4, 4, 9], [4, 2, 4]])
+        rows = []
+        model.register_forward_hook(lambda _, given, output, seen=rows: seen.append(output.logits))
+        found = model.loss(task, Batch(pairs[0], pairs=pairs), step())
+        assert [len(logits) for logits in rows] == [2]  # a student node is computed once
+        student = torch.log_softmax(model(task.graph, pairs[0]).logits / heat, 1)
+        teacher = torch.log_softmax(task.teacher.logits[pairs[1]] / heat, 1)
+        divergence = (teacher.exp() * (teacher - student)).sum(1).mean()
+        torch.testing.assert_close(found, 0.75 * heat**2 * divergence)
+
+
+def test_pairs_take_no_memory_for_their_rows(task):
+    pairs = torch.randint(30, (2, 50_000), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(30, 500, generator=torch.Generator().manual_seed(0))
+    given = type(task)(task.graph, task.split, TeacherOutput(logits), 0, task.val_accuracy)
+    torch.manual_seed(0)
+    model = KRD(KRD.Config(reliable_sampling=True, schedule="steps", hidden_dim=8), 12, 500, 30)
+    with cost._LiveTensors() as live:
+        model.loss(given, Batch(pairs[0], pairs=pairs), step())
+    assert live.peak < 50_000 * 500  # bytes; a copy of their rows takes four times as many
+
+
+def test_the_gradient_of_pairs_is_bit_equal_on_two_threads(task, threads):
+    pairs = torch.randint(30, (2, 200_000), generator=torch.Generator().manual_seed(0))
+    model = make(KRD, reliable_sampling=True)
+
+    def gradient() -> torch.Tensor:
+        loss = model.loss(task, Batch(pairs[0], pairs=pairs), step())
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+    threads(1)
+    one = gradient()
+    threads(2)
+    assert all(torch.equal(gradient(), one) for _ in range(5))
 
 
 def test_before_sampling_starts_every_edge_is_a_pair(task):
@@ -298,6 +325,18 @@ def test_climbing_leaves_no_gradient_in_the_weights(task):
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_climbing_takes_memory_for_its_batch_alone():
+    count = 10**6
+    none, ones = torch.zeros(count, dtype=torch.int32), torch.ones(count)
+    x = CSR(torch.arange(count + 1), none, ones, (count, 12))
+    adj = CSR(torch.zeros(count + 1, dtype=torch.int64), none[:0], ones[:0], (count, count))
+    graph = Graph(x, none.long(), adj, 3)
+    nodes = torch.tensor([7, 999_999])
+    with cost._LiveTensors() as live:
+        adversarial.objective_at_worst(make(), graph, nodes, torch.Tensor.sum, step())
+    assert 0 < live.peak < 10**5
+
+
 def test_encodings_are_shifted_too(task):
     graph = task.graph.replace(extra=torch.ones(30, 2))
     given = type(task)(graph, task.split, task.teacher, 0, task.val_accuracy)
@@ -311,8 +350,8 @@ def test_encodings_are_shifted_too(task):
 
 def test_the_gram_loss_of_two_nodes_by_hand():
     # [[1, 0], [0, 1]] against [[2, 2], [2, 2]]: (1 + 4 + 4 + 1) / 4
-    assert recipe.gram_loss(torch.eye(2), torch.ones(2, 2)) == 2.5
-    assert recipe.gram_loss(torch.ones(2, 4) / 2, torch.ones(2, 1)) == 0.0  # any two widths
+    assert knowledge.gram_loss(torch.eye(2), torch.ones(2, 2)) == 2.5
+    assert knowledge.gram_loss(torch.ones(2, 4) / 2, torch.ones(2, 1)) == 0.0  # any two widths
 
 
 @pytest.mark.parametrize(
@@ -334,7 +373,7 @@ def test_similarity_has_the_weight_of_its_batch_or_stands_alone_on_labels(
     plain = make(**options).loss(task, Batch(nodes, labelled=labelled), step())
     seen = model.similarity(model(task.graph, nodes).hidden)
     assert seen.min() == 0.0  # after the ReLU
-    gram = recipe.gram_loss(seen, task.teacher.hidden[nodes])
+    gram = knowledge.gram_loss(seen, task.teacher.hidden[nodes])
     torch.testing.assert_close(found, plain + weight * gram)
 
 

@@ -76,6 +76,29 @@ def test_without_probabilities_every_edge_is_a_pair_and_every_node_its_own(loops
     assert pairs[0].tolist() == sorted(pairs[0].tolist())
 
 
+@pytest.mark.parametrize("share", [None, 0.0, 0.4])
+def test_pairs_are_in_order_of_the_student_node_and_its_own_is_the_last(share):
+    adj = toys.random_graph(loops=True).adj
+    probability = None if share is None else torch.full((30,), share)
+    pairs = reliability.sample_pairs(adj, probability, generator())
+    draws = torch.rand(adj.nnz, generator=generator()) if share is not None else -torch.ones(1)
+    kept = (draws < (share or 0.0)) & (adj.row_ids != adj.indices)
+    expected = []
+    for node in range(30):
+        others = adj.indices[kept & (adj.row_ids == node)].tolist()
+        expected += [(node, other) for other in [*others, node]]
+    assert list(map(tuple, pairs.T.tolist())) == expected
+
+
+def test_pooled_values_are_sums_over_the_pairs_of_a_node():
+    values = torch.randn(9, 4, generator=generator())
+    pairs = torch.tensor([[7, 2, 7, 2, 7], [1, 0, 1, 8, 7]])  # in no order, one twice
+    nodes, sums = reliability.pooled(pairs, values)
+    assert nodes.tolist() == [2, 7]
+    expected = torch.stack([values[0] + values[8], 2 * values[1] + values[7]])
+    torch.testing.assert_close(sums, expected)
+
+
 def test_the_probability_is_that_of_the_teacher_node():
     probability = torch.tensor([1.0, 0.0, 1.0])  # node 1's soft label reaches nobody else
     pairs = reliability.sample_pairs(toys.path(3, loops=True), probability, generator())

@@ -87,6 +87,16 @@ def test_the_same_cell_again_is_read_and_gives_the_same_elsewhere(cells, place, 
     assert other.artefacts["predictions.npz"] == row.artefacts["predictions.npz"]
 
 
+def test_an_exam_is_kept_while_there_is_room(cells, place, monkeypatch):
+    one, two = cells["", "mlp"], dataclasses.replace(cells["", "mlp"], split_seed=7)
+    exam = runner.load_exam(one, place)
+    assert runner.load_exam(two, place).graph.adj is exam.graph.adj
+    assert runner.load_exam(one, place) is exam
+    monkeypatch.setattr(runner._exams, "size", 0)
+    runner.load_exam(dataclasses.replace(one, split_seed=8), place)
+    assert runner.load_exam(one, place) is not exam
+
+
 def test_tuning_sees_no_test_metric(cells, place):
     blind = dataclasses.replace(cells["gcn", "glnn"], evaluate_test=False)
     row = run(blind, place)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import metrics, score
+from bench import diagnose, metrics, registry, score
 from bench.expand import expand
+from bench.method import Method
 from bench.metrics import METRICS
 from bench.run import Place, load_exam, run
 from bench.sweep import from_overrides
@@ -93,6 +94,21 @@ def test_the_same_cell_gives_the_same_file_of_experts(ran, tmp_path):
     assert again.variants == row.variants
 
 
+def test_the_strata_of_an_exam_are_told_once(ran, tmp_path, monkeypatch):
+    rows, place = ran
+    (cell, row), calls = rows["mlp"], []
+    told = load_exam(cell, place)
+    found, strata = score._strata(told), diagnose.strata
+    monkeypatch.setattr(diagnose, "strata", lambda *given: calls.append(1) or strata(*given))
+    fresh = Place(tmp_path, place.data)
+    assert run(cell, fresh).variants == row.variants
+    assert not calls
+    expected = strata(told.graph, told.split.train, score.scored(told))
+    assert {name: mask.tolist() for name, mask in found.items()} == {
+        name: mask.tolist() for name, mask in expected.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("setting", "roles"),
     [
@@ -105,6 +121,26 @@ def test_the_setting_says_which_test_nodes_are_scored(setting, roles):
     exam = toys.exam("nodes=300,classes=3", "random", setting)
     expected = torch.cat([getattr(exam.split, role) for role in roles])
     assert torch.equal(score.scored(exam), expected)
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "pieces"),
+    [("student", "mlp", [50] * 11 + [32, 50, 50, 8]), ("teacher", "gcn", [582, 108])],
+)
+def test_nodes_are_scored_in_chunks_unless_the_edges_are_used(role, name, pieces, monkeypatch):
+    exam = toys.exam("nodes=700,classes=3", "random", "production")
+    graph = exam.graph
+    torch.manual_seed(0)
+    model = registry.build(role, name, {}, (graph.num_features, 3, graph.num_nodes)).eval()
+    whole = score.predict(model, exam, "cpu")
+    monkeypatch.setattr(Method.inference, "__defaults__", (50, None))
+    sizes: list[int] = []
+    model.register_forward_hook(lambda _, given, output: sizes.append(len(output.logits)))
+    parts = score.predict(model, exam, "cpu")
+    assert sizes == pieces
+    assert [len(part) for part in parts] == [582, 108]
+    for one, two in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
 def test_inductive_scores_come_from_the_unseen_logits():

@@ -9,7 +9,9 @@ from torch.autograd import gradcheck
 from bench import sparse
 from bench.sparse import (
     CSR,
+    counting,
     edge_softmax,
+    entry_products,
     gather_spmm,
     spmm,
     weighted_spmm,
@@ -187,6 +189,25 @@ def test_a_weighted_product_and_its_gradients_are_those_of_dense_matrices(make, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "torch"])
+@pytest.mark.parametrize("make", [with_duplicates, lambda: toys.random_csr(9, 7, 0.4)])
+def test_products_of_entries_and_their_gradients_are_those_of_dense_matrices(make, dtype):
+    a = make()
+    left, right = normal(a.shape[0], 5, dtype=dtype), normal(a.shape[1], 5, dtype=dtype, seed=1)
+    with counting() as seen:
+        ours = entry_products(a, left, right)
+    assert seen.macs == 5 * a.nnz
+    theirs = (left @ right.T)[a.row_ids, a.indices.long()]
+    torch.testing.assert_close(ours, theirs)
+    weights = normal(a.nnz, dtype=dtype, seed=2).detach()
+    for one, two in zip(
+        torch.autograd.grad((ours * weights).sum(), (left, right)),
+        torch.autograd.grad((theirs * weights).sum(), (left, right)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "torch"])
 def test_edge_softmax_is_a_softmax_of_each_row(dtype):
     a = toys.random_csr(9, 7, 0.5)
     scores = normal(a.nnz, 2, dtype=dtype)
@@ -219,6 +240,7 @@ def test_gradients_agree_with_finite_differences():
     assert gradcheck(lambda b: gather_spmm(a, rows, b), b)
     assert gradcheck(lambda v, h: weighted_spmm(a, v, h), (values, heads))
     assert gradcheck(lambda v: edge_softmax(a, v), values)
+    assert gradcheck(lambda h: entry_products(a, h[[4, 3, 2, 1, 0, 0]], h), b)
     assert gradcheck(lambda v, h: weighted_spmm(a, edge_softmax(a, v), h), (values, heads))
 
 

@@ -26,9 +26,9 @@ Differs from the official code: the reported test accuracy is that of the best v
 the best test epoch) and only epochs after the warm-up can be the best one; the optimizer starts
 anew after the warm-up (theirs keeps the moments of the first expert); validation computes val nodes
 only; the temperature renormalises and comes with T^2 (theirs divides log-probabilities); the
-k-means is seeded; with reliable sampling a student node with several pairs is computed once a
-batch, so it counts once in the moving average and in the auxiliary losses; more of this kind in
-recipe.py.
+k-means is seeded and looks at 100,000 nodes at most; with reliable sampling a student node with
+several pairs is computed once a batch, so it counts once in the moving average and in the auxiliary
+losses; more of this kind in recipe.py.
 """
 
 import time

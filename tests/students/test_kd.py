@@ -127,6 +127,26 @@ def test_a_batch_takes_its_own_nodes_and_for_lsp_their_neighbours(task):
     torch.testing.assert_close(model.loss(task, Batch(nodes), step()), expected)
 
 
+def test_the_teachers_side_of_the_whole_graph_is_computed_once(task, monkeypatch):
+    calls, original = [], knowledge.local_structure
+
+    def spy(adj, h, kernel):
+        calls.append((len(h), kernel) if not h.requires_grad else None)
+        return original(adj, h, kernel)
+
+    monkeypatch.setattr(knowledge, "local_structure", spy)
+    for kernel in ("cosine", "l2"):
+        model = make(lsp_weight=1.0, lsp_kernel=kernel)
+        values = [model.loss(task, Batch(task.nodes), step()) for _ in range(3)]
+        assert values[0] == values[2]
+    assert [call for call in calls if call] == [(30, "cosine"), (30, "l2")]
+    calls.clear()
+    model = make(lsp_weight=1.0, batch_size=8)
+    found = [model.loss(task, Batch(nodes), step()) for nodes in torch.arange(30).split(8)]
+    assert len([call for call in calls if call]) == 4
+    assert len({value.item() for value in found}) == 4
+
+
 def test_relations_look_at_a_sample_of_the_asked_size(task, monkeypatch):
     seen = []
     for name in ("rkd_distance", "rkd_angle", "gram", "contrast"):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bench import adversarial, losses, recipe, registry
+from bench import adversarial, knowledge, losses, registry
 from bench.graph import TeacherOutput
 from bench.method import Batch, Step
 from bench.students.nosmog import NOSMOG
@@ -40,7 +40,7 @@ def test_a_batch_has_a_task_an_adversarial_and_a_similarity_term(task):
 
     start = torch.rand(16, 14, generator=step().generator) * 0.1 - 0.05
     shift = adversarial.worst_shift(moved, start, 0.05, 5)
-    gram = recipe.gram_loss(model.similarity(hidden), task.teacher.hidden[nodes])
+    gram = knowledge.gram_loss(model.similarity(hidden), task.teacher.hidden[nodes])
     plain = losses.soft_label_loss(logits, targets)
     torch.testing.assert_close(found, plain + 0.1 * moved(shift) + 0.1 * gram)
 
