@@ -28,6 +28,7 @@ def block_by_hand():
         rows_of("norm", (0.72, 0.74, 0.76), (10.0, 7.5, 1.0)),  # 7.5: 5 s for 2 points
         rows_of("slow", (0.69, 0.71, 0.73), (10.0, 10.0, 10.0)),
         rows_of("fast", (0.72, 0.74, 0.76), (1.0, 1.0, 1.0)),
+        rows_of("even", (0.72, 0.74, 0.76), (2.2, 2.75, 9.9)),  # a tenth longer: the clock's noise
         rows_of("untimed", (0.72, 0.74, 0.76), (None, None, None)),
     )
 
@@ -40,6 +41,8 @@ def test_ratio_and_gain_by_hand():
     assert found["fast"].ratio == pytest.approx(0.4)
     assert math.isnan(found["slow"].points_per_second)  # nothing gained
     assert math.isnan(found["fast"].points_per_second)  # nothing added
+    assert found["even"].ratio == pytest.approx(1.1)
+    assert math.isnan(found["even"].points_per_second)
     assert math.isnan(found["untimed"].ratio)
 
 
@@ -82,6 +85,7 @@ def test_the_table_has_both_numbers_and_dashes():
         "norm": ["3.00", "0.4"],
         "slow": ["4.00", DASH],
         "fast": ["0.40", DASH],
+        "even": ["1.10", DASH],
         "untimed": [DASH, DASH],
     }
 
