@@ -58,8 +58,9 @@ class Linear(nn.Module):
         x, extra = graph.x, graph.extra
         if not isinstance(x, CSR) and extra is None:
             return self(F.dropout(x if nodes is None else x[nodes], dropout, dropout > 0))
-        size = graph.num_features
-        weight = self.weight if extra is None else self.weight[:size]
+        # A split has one gradient of the whole weight; two slices have two, padded with zeros.
+        sizes = [graph.num_features, self.weight.shape[0] - graph.num_features]
+        weight, own = self.weight.split(sizes) if extra is not None else (self.weight, None)
         if isinstance(x, CSR):
             product = _sparse_product(x, nodes, weight, self.bias, dropout)
         else:
@@ -67,8 +68,8 @@ class Linear(nn.Module):
             product = F.dropout(dense, dropout, dropout > 0) @ weight
             product = product if self.bias is None else product + self.bias
         if extra is not None:
-            more = extra if nodes is None else extra[nodes]
-            product = product + F.dropout(more, dropout, dropout > 0) @ self.weight[size:]
+            more = extra if nodes is None else extra.index_select(0, nodes)
+            product = torch.addmm(product, F.dropout(more, dropout, dropout > 0), own)
         return product
 
 
