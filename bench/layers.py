@@ -59,17 +59,17 @@ class Linear(nn.Module):
         if not isinstance(x, CSR) and extra is None:
             return self(F.dropout(x if nodes is None else x[nodes], dropout, dropout > 0))
         # A split has one gradient of the whole weight; two slices have two, padded with zeros.
-        sizes = [graph.num_features, self.weight.shape[0] - graph.num_features]
-        weight, own = self.weight.split(sizes) if extra is not None else (self.weight, None)
+        size, more = graph.num_features, len(self.weight) - graph.num_features
+        weights = (self.weight,) if extra is None else self.weight.split([size, more])
         if isinstance(x, CSR):
-            product = _sparse_product(x, nodes, weight, self.bias, dropout)
+            product = _sparse_product(x, nodes, weights[0], self.bias, dropout)
         else:
             dense = x if nodes is None else x[nodes]
-            product = F.dropout(dense, dropout, dropout > 0) @ weight
+            product = F.dropout(dense, dropout, dropout > 0) @ weights[0]
             product = product if self.bias is None else product + self.bias
         if extra is not None:
-            more = extra if nodes is None else extra.index_select(0, nodes)
-            product = torch.addmm(product, F.dropout(more, dropout, dropout > 0), own)
+            own = extra if nodes is None else extra.index_select(0, nodes)
+            product = torch.addmm(product, F.dropout(own, dropout, dropout > 0), weights[1])
         return product
 
 
