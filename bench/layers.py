@@ -60,7 +60,7 @@ class Linear(nn.Module):
             return self(F.dropout(x if nodes is None else x[nodes], dropout, dropout > 0))
         # A split has one gradient of the whole weight; two slices have two, padded with zeros.
         size, more = graph.num_features, len(self.weight) - graph.num_features
-        weights = (self.weight,) if extra is None else self.weight.split([size, more])
+        weights = [self.weight] if extra is None else list(self.weight.split([size, more]))
         if isinstance(x, CSR):
             product = _sparse_product(x, nodes, weights[0], self.bias, dropout)
         else:
