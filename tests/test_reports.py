@@ -141,7 +141,7 @@ def test_missing_and_failed_cells_are_visible():
     for row in rows[7:]:
         row.status, row.variants, row.reason = "timeout", {}, "over 60 s"
     skipped = [make_row("norm", s, status="skipped", reason="transductive only") for s in range(10)]
-    absent = plan_of(seeds("krd", 0.8))
+    absent = plan_of([*seeds("krd", 0.8), *seeds("rbm", 0.8)[:5]])
     table = table_of([*rows, *skipped], [*plan_of([*rows, *skipped]), *absent])
     assert cells(table, "n")["sage:glnn → glnn"] == "7/10"
     assert cells(table)["sage:glnn → norm"] == f"{DASH} (0/10) skipped"
@@ -149,6 +149,7 @@ def test_missing_and_failed_cells_are_visible():
     notes = " ".join(table.notes)
     assert "sage:glnn → glnn, 7 of 10 runs: 3 timeout: over 60 s." in notes
     assert "sage:glnn → norm, 0 of 10 runs: 10 skipped: transductive only." in notes
+    assert "Not run yet: sage:glnn → krd, sage:glnn → rbm (15 runs)." in notes  # in one sentence
 
 
 def test_variants_are_lines_of_their_own():

@@ -101,10 +101,14 @@ def _protocol(block: Block) -> Iterator[str]:
 
 
 def _gaps(block: Block) -> Iterator[str]:
+    waiting = [line for line in block.lines if not line.done and set(line.gaps) == {"missing"}]
     for line in block.lines:
-        if line.gaps:
+        if line.gaps and line not in waiting:
             reasons = ", ".join(f"{n} {_short(reason)}" for reason, n in line.gaps.items())
             yield f"{_named(line)}, {line.done} of {line.planned} runs: {reasons}."
+    if waiting:
+        count = sum(line.gaps["missing"] for line in waiting)
+        yield f"Not run yet: {', '.join(map(_named, waiting))} ({count} runs)."
 
 
 def _short(reason: str, limit: int = 90) -> str:
