@@ -224,9 +224,25 @@ def test_what_is_far_below_leaves_the_panel_and_is_named():
     low, high = ax.get_ylim()
     assert -20 < low < -10 < 0 < high < 5  # the teacher's mean is 90.5
     minus = "\N{MINUS SIGN}"
-    assert [text.get_text() for text in ax.texts] == ["1", "2", f"progmlp 1\n↓ {minus}60.0"]
+    assert [text.get_text() for text in ax.texts] == ["1", "2", f"↓ progmlp 1: {minus}60.0"]
     (curve,) = [line for line in ax.lines if [*line.get_xdata()] == [1.0, 2.0]]
     assert [*curve.get_ydata()] == pytest.approx([-60.0, -10.5])  # it runs out of the panel
+
+
+def test_all_forms_of_a_student_that_are_far_below_share_a_line():
+    made = [make_row("", 0, 0.91, cost={"": {"macs": 3.0}})]
+    near = [(name, (0.88, 0.89)) for name in ("krd", "glnn", "moe", "rbm")]
+    for name, values in (*near, ("one", (0.20, 0.30)), ("two", (0.40, 0.40))):
+        forms = {str(k): {"test_accuracy": value} for k, value in enumerate(values, start=1)}
+        cost = {form: {"macs": float(form)} for form in forms}
+        made.append(make_row(name, 0, variants=forms, cost=cost))
+    _, ax, _ = panel_of(made)
+    told = [text for text in ax.texts if text.get_text().startswith("↓")]
+    minus = "\N{MINUS SIGN}"
+    lines = [f"↓ two 1 to 2: {minus}51.0", f"↓ one 1 to 2: {minus}71.0 to {minus}61.0"]
+    assert [text.get_text() for text in told] == lines
+    heights = [text.xyann[1] for text in told]
+    assert heights[1] - heights[0] >= told[0].get_fontsize()  # one above the other
 
 
 def test_where_colours_run_out_students_in_one_form_share_a_grey():

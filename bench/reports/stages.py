@@ -36,7 +36,7 @@ _CAPTION = (
     "Dash-dotted: the whole batch stops. Star: the exit of the paper. Both axes are means over the "
     "same seeds, {seeds}; accuracy is the difference from the teacher, paired by seed; bands: 95 % "
     "intervals of it; a star's bar to both sides: its costs over the seeds. Arrows: far below, "
-    "with the mean."
+    "with the means of the forms."
 )
 CAPTIONS = {
     "stages_macs": _CAPTION.format(
@@ -255,13 +255,23 @@ def _cut(ax: "Axes", floor: float, every: Sequence[tuple[Curve, Point, str]]) ->
     """End the panel above what is far below it, and name that: curves run out of the panel."""
     top = ax.dataLim.ymax
     ax.set_ylim(floor, top + 0.1 * (top - floor))
+    below: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
     for curve, point, colour in every:
         mean = 100 * point.accuracy.mean
         if mean < floor:
-            name = curve.family if curve.kind == "point" else f"{curve.family} {_short(point.name)}"
-            at: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "ha": "center"}
-            text = f"{name}\n↓ {mean:.1f}".replace("-", MINUS)
-            ax.annotate(text, (point.cost.mean, 0.02), color=colour, fontsize=7.5, **at)
+            name = "" if curve.kind == "point" else _short(point.name)
+            below.setdefault((curve.family, curve.kind, colour), []).append((name, mean))
+    for row, ((family, _, colour), forms) in enumerate(reversed(below.items())):
+        names, means = zip(*forms, strict=True)
+        told = f"{family} {_ends(names)}".rstrip(), _ends([f"{m:.1f}" for m in sorted(means)])
+        text = "↓ " + ": ".join(told).replace("-", MINUS)
+        place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        ax.annotate(text, (0.02, 0), xytext=(0, 4 + 10 * row), color=colour, fontsize=7.5, **place)
+
+
+def _ends(items: Sequence[str]) -> str:
+    """The first and the last: "1 to 4"; one where they are the same."""
+    return items[0] if items[0] == items[-1] else f"{items[0]} to {items[-1]}"
 
 
 def _short(name: str) -> str:
