@@ -368,6 +368,18 @@ def test_each_control_has_a_table_of_its_own_after_that_of_the_baseline(tmp_path
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_forms_that_stop_at_a_threshold_are_in_the_csv_and_not_in_the_table(tmp_path):
+    forms = {name: {"test_accuracy": 0.7} for name in ("1", "2", "exit", "exit0.3", "node0.9")}
+    rows = [make_row("progmlp", seed, variants=forms) for seed in range(3)]
+    rows += rows_of("glnn", (0.6, 0.6, 0.6))
+    comparison.write(frame(rows), plan_of(rows), tmp_path, title="t", baseline="glnn")
+    told = (tmp_path / "comparison.md").read_text().split("effects against glnn")[1]
+    shown = [name for name in forms if f"progmlp@{name} " in told]
+    assert shown == ["1", "2", "exit"]
+    assert sorted(pd.read_csv(tmp_path / "effects.csv")["variant"]) == sorted(forms)
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_a_report_without_a_baseline_has_no_effects(tmp_path):
     rows = sweep_rows()[:14]
     paths = comparison.write(frame(rows), plan_of(rows), tmp_path, title="t")

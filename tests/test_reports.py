@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import bench.reports
-from bench.reports import comparison, figures
+from bench.reports import comparison, figures, page
 from bench.reports.blocks import blocks
 from bench.reports.panels import floor_of
 from bench.results import METRIC_COLUMNS, CorruptError, Store, frame, load, tidy
@@ -317,6 +317,25 @@ def test_published_numbers_stand_beside_ours_with_the_difference():
     assert sources == ["GLNN", "VQGraph"]
 
 
+def test_numbers_of_a_paper_that_does_not_state_its_split_stand_beside_ours_without_difference():
+    where = {"dataset": "cora", "split": "public", "teacher": "sage:krd"}
+    forms = {str(k): {"test_accuracy": 0.80} for k in (1, 2)}
+    rows = [make_row("progmlp", 0, variants=forms, **where), make_row("", 0, 0.81, **where)]
+    rows += seeds("glnn", 0.8, n=1, **where)
+    (block,) = blocks(frame(rows), plan_of(rows))
+    further = next(t for t in comparison.tables_of(block) if "further published" in t.title)
+    told = {row.label: [cell.text for cell in row.cells[2:]] for row in further.rows}
+    source = "ProGMLP, Table 2; the split is not stated"
+    assert told == {
+        "sage:krd": ["78.56 ± 0.64", DASH, source],
+        "sage:krd → progmlp@2": ["79.28 ± 0.86", DASH, source],  # the whole alone
+    }
+    rows = [make_row("", 0, 0.8, dataset="cpf-cora")]
+    (block,) = blocks(frame(rows), plan_of(rows))
+    sources = [row.cells[-1].text for t in comparison.tables_of(block) for row in t.rows]
+    assert source not in sources
+
+
 def test_published_numbers_stand_beside_no_other_question():
     def heads(**protocol):
         numbers = {"": {"test_accuracy": 0.8, "prod_accuracy": 0.8}}
@@ -401,6 +420,24 @@ def test_the_page_is_whole_and_needs_nothing_else(report):
     assert all(source.startswith("data:image/svg+xml;base64,") for source in images)
     assert "a_b &amp; 50 % &lt;b&gt;" in text
     assert "prefers-color-scheme: dark" in text
+
+
+@pytest.mark.parametrize(
+    ("svg", "png", "kind"),
+    [
+        (page.LARGE, 9, "svg+xml"),
+        (page.LARGE + 1, page.LARGE, "png"),
+        (page.LARGE + 1, page.LARGE + 1, "svg+xml"),
+        (page.LARGE + 1, None, "svg+xml"),
+    ],
+)
+def test_a_large_figure_is_embedded_as_its_smaller_png(tmp_path, svg, png, kind):
+    figure = tmp_path / "f.svg"
+    figure.write_bytes(b"s" * svg)
+    if png is not None:
+        (tmp_path / "f.png").write_bytes(b"p" * png)
+    text = page.render("t", [], [], [figure])
+    assert f"data:image/{kind};base64," in text
 
 
 def compile_latex(folder, name):

@@ -7,7 +7,8 @@
               [{teacher, student}] and rows {dataset: ["80.54 ± 1.35", ...]}, in percent;
               note: what a reader must know; comparable: false for what must not be matched
 
-A number is compared against, never mixed in. `comparable: false` keeps a number for the record.
+A number is compared against, never mixed in. `comparable: false` keeps a number for the record;
+of `split: not stated` it is printed beside ours on every split of its dataset, without difference.
 """
 
 import functools
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)(?:\s*±\s*(\d+(?:\.\d+)?))?")
+UNKNOWN = "not stated"  # of a split
 _STD = ("population", "unbiased", "unknown")
 
 
@@ -67,6 +69,14 @@ def find(
     """Return the comparable numbers for (dataset, split, setting) and a method, preferred first."""
     wanted = (*protocol, metric, teacher, student)
     return tuple(n for n in load() if n.comparable and wanted == _identity(n))
+
+
+def of_unknown_split(
+    dataset: str, setting: str, metric: str, teacher: str, student: str
+) -> tuple[Number, ...]:
+    """Return the numbers of papers that do not state their split, for a teacher's bare name."""
+    wanted = (dataset, UNKNOWN, setting, metric, teacher, student)
+    return tuple(n for n in load() if wanted == _identity(n))
 
 
 def _identity(n: Number) -> tuple[str, ...]:

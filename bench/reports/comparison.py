@@ -137,7 +137,8 @@ def _tables(
     against: Sequence[str],
 ) -> tuple[list[Table], list[str]]:
     """Return all tables of a report in order, and how those beside the comparison are read."""
-    tables, ratios = robustness.tables_of(climbed), compression.tables_of(frame, found)
+    tables = robustness.tables_of(climbed)
+    ratios = compression.tables_of(frame, without_thresholds(found))
     kinds = taxonomy.tables_of(found)
     for i, block in enumerate(found):
         tables += [*tables_of(block, *against), *(t[i] for t in (ratios, kinds) if i in t)]
@@ -182,8 +183,8 @@ def tables_of(block: Block, *baselines: str) -> list[Table]:
 
 
 def _effects(block: Block, *baselines: str) -> list[Table]:
-    tables = [effects.table_of(block, baseline) for baseline in baselines if baseline]
-    return [table for table in tables if table]
+    shown = [(without_thresholds([block], name)[0], name) for name in baselines if name]
+    return [table for table in (effects.table_of(*one) for one in shown) if table]
 
 
 def table_of(block: Block, *, sources: bool = True) -> Table:

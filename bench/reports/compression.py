@@ -36,7 +36,8 @@ LEGEND = (
     "differ. accuracy: student minus teacher. memory: the model's parameters and what an inference "
     "of the whole graph adds at its peak, the graph itself apart (that of the fit is in the "
     "comparison). Modelled energy is the processor's nominal power times its load times the time: "
-    "it follows latency, and nothing is ranked by it."
+    "it follows latency, and nothing is ranked by it. Forms that stop at a threshold are in "
+    "compression.csv alone."
 )
 Costs = Mapping[tuple[str, str], Mapping[str, float]]  # (key, variant) -> metric -> number
 

@@ -33,7 +33,7 @@ LEGEND = (
     "Holm's correction over the comparisons with one baseline in a table; none below "
     f"{MIN_PAIRS} pairs. Of a student in stages the whole alone, its last number, is tested; its "
     "other forms have a difference and no p. Bold (* in a terminal): p < "
-    f"{ALPHA:g}. {overhead.LEGEND}"
+    f"{ALPHA:g}. Forms that stop at a threshold are in effects.csv alone. {overhead.LEGEND}"
 )
 
 

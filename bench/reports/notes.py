@@ -9,7 +9,7 @@ import bench
 from bench import published
 from bench.metrics import METRICS
 from bench.published import Number
-from bench.reports.blocks import FIXED_SPLITS, Block, Line
+from bench.reports.blocks import FIXED_SPLITS, Block, Line, whole_of
 from bench.stats import (
     ALPHA,
     MIN_PAIRS,
@@ -152,10 +152,24 @@ def beside_published(block: Block) -> Table:
                 texts = (METRICS[metric].label, percent(spread(line.runs[metric])))
                 cells = map(Cell, (*texts, *compared(number, line.runs[metric]), number.source))
                 rows.append(Row(_named(line), tuple(cells)))
+    rows += _of_unknown_split(block)
     heads = (Column("metric"), Column("ours", "%"), Column("published", "%"))
     columns = (*heads, Column("difference", "points"), Column("source"))
     title = f"{title_of(block)}: further published numbers"
     return Table(title, columns, tuple(rows), lesser=True)
+
+
+def _of_unknown_split(block: Block) -> Iterator[Row]:
+    """The numbers of papers that do not state their split, beside ours and without difference."""
+    metric, label = block.headline, METRICS[block.headline].label
+    for line in whole_of(block.lines):
+        names = line.teacher.partition(":")[0], line.student
+        found = published.of_unknown_split(block.dataset, block.setting, metric, *names)
+        for number in found if line.done and not line.difference else ():
+            theirs, _ = compared(number)
+            source = f"{number.source}, {number.table}; {number.note}"
+            told = (label, percent(spread(line.runs[metric])), theirs, DASH, source)
+            yield Row(_named(line), tuple(map(Cell, told)))
 
 
 def _sources(block: Block) -> Iterator[str]:

@@ -106,6 +106,9 @@ _PAGE = """<!doctype html>
 """
 
 
+LARGE = 2**19  # bytes of an SVG
+
+
 def render(
     title: str,
     tables: Sequence[Table],
@@ -115,7 +118,7 @@ def render(
     captions: Mapping[str, str] | None = None,
     links: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the page; the SVG figures are embedded.
+    """Return the page; the figures are embedded, as SVG, a large one as PNG if that is smaller.
 
     Args:
         title: its head.
@@ -161,4 +164,8 @@ def _short(title: str) -> str:
 
 
 def _embedded(path: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+    """An SVG as a data URL; the PNG beside it where many names make the SVG a large one."""
+    png, size = path.with_suffix(".png"), path.stat().st_size
+    large = size > LARGE and png.exists() and png.stat().st_size < size
+    kind, best = ("png", png) if large else ("svg+xml", path)
+    return f"data:image/{kind};base64,{base64.b64encode(best.read_bytes()).decode()}"
