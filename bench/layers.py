@@ -87,9 +87,22 @@ def _sparse_product(
     return product if bias is None else product + bias
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """torch's, with a sentence where there is nothing to average over."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Normalise [n, H]; n is 2 or more while training."""
+        if self.training and len(h) == 1:
+            raise ValueError(
+                "norm 'batch' averages over the nodes of a batch, and one batch has a single node; "
+                "give a larger batch_size (0: full batch), or another norm"
+            )
+        return super().forward(h)
+
+
 def make_norm(kind: str, size: int) -> nn.Module:
     """Return the normalisation layer `none`, `batch` or `layer`."""
-    kinds = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+    kinds = {"none": nn.Identity, "batch": BatchNorm, "layer": nn.LayerNorm}
     return nn.Identity() if kind == "none" else kinds[kind](size)
 
 

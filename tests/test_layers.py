@@ -153,12 +153,20 @@ def test_dropout_acts_on_hidden_states_and_in_training_only(graph):
     assert torch.equal(mlp(graph)[0], mlp(graph)[0])
 
 
+def test_batch_norm_of_a_single_node_is_refused_in_a_sentence_while_training(graph):
+    mlp = MLPConfig(hidden_dim=4, norm="batch").build(graph.num_features, 3)
+    one = torch.tensor([0])
+    with pytest.raises(ValueError, match=r"has a single node; give a larger batch_size"):
+        mlp(graph, one)
+    assert mlp.eval()(graph, one)[0].isfinite().all()
+
+
 def test_a_config_builds_the_mlp_of_its_shape():
     config = MLPConfig(num_layers=3, hidden_dim=10, width_factor=1.5, dropout=0.3, norm="batch")
     mlp = config.build(7, 4)
     assert [tuple(layer.weight.shape) for layer in mlp.layers] == [(7, 15), (15, 15), (15, 4)]
     assert mlp.dropout == 0.3
-    assert [type(norm) for norm in mlp.norms] == [nn.BatchNorm1d] * 2
+    assert [isinstance(norm, nn.BatchNorm1d) for norm in mlp.norms] == [True] * 2
     assert MLPConfig(num_layers=1).build(7, 4).layers[0].weight.shape == (7, 4)
     assert MLPConfig(hidden_dim=1, width_factor=0.1).build(7, 4).layers[0].weight.shape == (7, 1)
 
