@@ -153,7 +153,11 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _angles(h: Tensor) -> Tensor:
     """<e_ij, e_kj> with e_ij = (h_i - h_j) / |h_i - h_j|, [B, B, B] at (j, i, k)."""
-    apart = F.normalize(h.unsqueeze(0) - h.unsqueeze(1), dim=2)  # [j, i, H]
+    apart = h.unsqueeze(0) - h.unsqueeze(1)  # [j, i, H]
+    square = apart.square().sum(2, keepdim=True)
+    # Where nodes coincide there is no direction, and no gradient: that of a norm would be 1e12.
+    scale = torch.where(square > 0, square, 1.0).rsqrt()
+    apart = torch.where(square > 0, apart * scale, 0.0)
     return apart @ apart.transpose(1, 2)
 
 

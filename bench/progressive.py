@@ -81,7 +81,7 @@ class Stage(Method):
         if config.mixup and nodes.numel():
             order = torch.randperm(nodes.numel(), generator=step.generator).to(nodes.device)
             pairs = torch.stack([nodes, nodes[order]])  # [2, |V_L|]
-            for part in pairs.split(config.batch_size or nodes.numel(), dim=1):
+            for part in recipe.equal_parts(pairs, config.batch_size):
                 own = config.schedule == "steps"
                 yield Batch(part[0], labelled=True, pairs=part, ends_step=own)
         yield from recipe.batches(self, task, step)
@@ -112,5 +112,10 @@ class Stage(Method):
 
 
 def feed(graph: Graph, plain: Tensor | None, hidden: Tensor) -> Graph:
-    """Return the graph for the next student: its own extra columns, then H [n, H]."""
-    return graph.replace(extra=hidden if plain is None else torch.cat([plain, hidden], 1))
+    """Return the graph for the next student: its own extra columns, then H [n, H], not shifted."""
+    extra = hidden if plain is None else torch.cat([plain, hidden], 1)
+    shift = graph.shift
+    if shift is not None:
+        own = graph.num_features + extra.shape[1] - hidden.shape[1]  # without a former H
+        shift = torch.cat([shift[:, :own], torch.zeros_like(hidden)], 1)
+    return graph.replace(extra=extra, shift=shift)

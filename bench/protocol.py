@@ -120,6 +120,7 @@ def examine(dataset: Dataset, protocol: Protocol, split_seed: int) -> Exam:
     _refuse_empty(dataset.name, protocol.split, {"train": train, "val": val, "test": test})
     unseen = hide(test, split_name(protocol.split), protocol.hidden_rate, split_seed)
     _refuse_unscored(protocol, len(test), len(unseen))
+    _refuse_negative(graph, protocol)
     graph = _prepared(noise.disturbed(graph, protocol.noise, unseen, split_seed), protocol)
     split = _roles(graph.num_nodes, train, val, test, unseen)
     visible = torch.ones(graph.num_nodes, dtype=torch.bool)
@@ -156,6 +157,16 @@ def _refuse_unscored(protocol: Protocol, tested: int, hidden: int) -> None:
         raise ValueError(
             f"{rate} hides all, and setting 'production' scores observed ones too; lower it or "
             "use setting 'inductive'"
+        )
+
+
+def _refuse_negative(graph: Graph, protocol: Protocol) -> None:
+    """Refuse noise that makes features negative where their rows are to be scaled."""
+    noisy = "features" in noise_of(protocol.noise) and not isinstance(graph.x, CSR)
+    if noisy and protocol.features == "row":
+        raise ValueError(
+            "noise 'features' is Gaussian on dense features and makes entries negative, and "
+            "features: row scales rows of non-negative ones; use features: raw"
         )
 
 

@@ -174,9 +174,9 @@ def _steps(size: int, task: Task, step: Step, pairs: Tensor | None) -> Iterator[
 
 def _parts(size: int, task: Task, step: Step, pairs: Tensor | None) -> Iterator[Batch]:
     """One step an epoch: equal parts, in order."""
-    for nodes in _equal(task.split.train, size):
+    for nodes in equal_parts(task.split.train, size):
         yield Batch(nodes, labelled=True, ends_step=False)
-    parts = _equal(task.nodes if pairs is None else pairs, size)
+    parts = equal_parts(task.nodes if pairs is None else pairs, size)
     for i, part in enumerate(parts):
         last = i == len(parts) - 1
         if pairs is None:
@@ -185,7 +185,7 @@ def _parts(size: int, task: Task, step: Step, pairs: Tensor | None) -> Iterator[
             yield Batch(part[0], pairs=part, ends_step=last)
 
 
-def _equal(items: Tensor, size: int) -> tuple[Tensor, ...]:
+def equal_parts(items: Tensor, size: int) -> tuple[Tensor, ...]:
     """Cut the last dimension into equal parts of at most `size` (0: one part)."""
     count = items.shape[-1]
     return items.tensor_split(-(-count // size) if size else 1, dim=-1)

@@ -50,7 +50,8 @@ def rows_of(graph: Graph, nodes: Tensor) -> Graph:
     adj = CSR(offsets, none, torch.zeros(0, device=device), (size, size))
     x = graph.x.rows(nodes) if isinstance(graph.x, CSR) else graph.x[nodes]
     extra = None if graph.extra is None else graph.extra[nodes]
-    return Graph(x, graph.y[nodes], adj, graph.num_classes, extra)
+    shift = None if graph.shift is None else graph.shift[nodes]
+    return Graph(x, graph.y[nodes], adj, graph.num_classes, extra, shift)
 
 
 def choose(

@@ -150,6 +150,17 @@ def test_equal_nodes_have_no_distance_and_no_gradient():
     assert h.grad.isfinite().all()
 
 
+def test_nodes_that_coincide_in_the_student_alone_have_a_gradient_of_usual_size():
+    torch.manual_seed(0)
+    base, teacher = torch.randn(5, 3), torch.randn(6, 2)
+    h = torch.cat([base, base[:1]]).requires_grad_()  # nodes 0 and 5 coincide
+    knowledge.rkd_angle(h, teacher).backward()
+    assert h.grad.abs().max() < 1.0
+    moved = (h.detach() + 1e-3 * torch.randn(6, 3)).requires_grad_()
+    knowledge.rkd_angle(moved, teacher).backward()  # the others' gradients are about the same
+    torch.testing.assert_close(h.grad[1:5], moved.grad[1:5], atol=0.02, rtol=0.1)
+
+
 @pytest.mark.parametrize("count", [6, 300])  # as it is written, and as an identity
 @pytest.mark.parametrize("apart", [None, 1.0, 1e-3])
 def test_the_gram_loss_and_its_gradient_are_exact_for_few_rows_and_for_many(count, apart):

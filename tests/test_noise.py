@@ -93,6 +93,16 @@ def test_dense_features_get_the_noise_of_the_paper():
     assert float(noisy.std()) == pytest.approx(0.25, abs=0.01)
 
 
+def test_noise_that_makes_features_negative_is_refused_where_rows_are_scaled(data):
+    graph = data.graph.replace(x=data.graph.x.to_dense())
+    dense = dataclasses.replace(data, graph=graph)
+    protocol = dataclasses.replace(ask("features=0.2"), features="row")
+    with pytest.raises(ValueError, match="makes entries negative, and features: row scales"):
+        examine(dense, protocol, 0)
+    examine(dense, dataclasses.replace(protocol, features="raw"), 0)
+    examine(data, protocol, 0)  # words move, and stay what they are
+
+
 # ---- edges ----------------------------------------------------------------------------------
 
 

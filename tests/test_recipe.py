@@ -127,7 +127,7 @@ def test_the_sum_adds_the_means_of_equal_batches_in_one_step(task):
     ("count", "size", "parts"), [(10, 4, [4, 3, 3]), (10, 0, [10]), (3, 9, [3])]
 )
 def test_equal_parts_are_never_larger_than_asked(count, size, parts):
-    assert [len(part) for part in recipe._equal(torch.arange(count), size)] == parts
+    assert [len(part) for part in recipe.equal_parts(torch.arange(count), size)] == parts
 
 
 # ---- weights and auxiliary losses -----------------------------------------------------------

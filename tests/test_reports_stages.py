@@ -61,6 +61,29 @@ def test_forms_become_curves_in_the_order_of_their_stages():
     assert {line.teacher for line in every} == {"gcn"}
 
 
+def test_sizes_under_several_configurations_are_a_curve_each():
+    made = []
+    for m in (2, 4):
+        for dropout in (0.1, 0.3):
+            options = {"config": {"dropout": dropout}, "cost": {"": _cost(float(m), True)}}
+            made.append(make_row(f"ensemble-k{m}", 0, 0.7, **options))
+    (block,) = blocks(frame(made), plan_of(made))
+    curves = {c.family: [name for name, _ in c.points] for c in stages.curves(block, "sage:glnn")}
+    sizes = ["ensemble-k2", "ensemble-k4"]
+    assert curves == {"ensemble [dropout=0.1]": sizes, "ensemble [dropout=0.3]": sizes}
+
+
+def test_a_teacher_of_one_seed_is_paired_with_its_students_by_split():
+    made = early((0.70, 0.80), (1.0, 1.0))
+    for row in made:
+        row.cell["teacher_seed"] = 7
+        row.cell["seed"] = row.cell["seed"] if row.cell["student"] else 7
+    block, ax, _ = panel_of(made)
+    star = point_of(block, "exit", "macs", "sage:glnn")
+    assert star.accuracy.mean == pytest.approx((0.70 - 0.90 + 0.80 - 0.91) / 2)
+    assert ax.get_ylabel() == "accuracy over teacher (90.5 %), points"
+
+
 def test_every_teacher_with_a_staged_student_has_a_panel():
     (block,) = found()
     assert stages.staged(block) == ["gcn", "sage"]

@@ -41,6 +41,17 @@ def found_in(rows):
 NOISY = {0.0: "random", 0.2: "random + edges=0.2", 0.6: "random + edges=0.6"}
 
 
+def test_a_split_that_is_none_without_its_level_breaks_no_report():
+    names = ("random:train=60,imbalance=50", "random:train=80,imbalance=50", "random:train=60")
+    found = found_in(rows_of(dict(zip(MEANS, names, strict=True))))
+    told = {(ladder.axis, ladder.title): [r.level for r in ladder.rungs] for ladder in found}
+    rest = "split, transductive, sage"
+    assert told == {
+        ("train", f"cpf-cora, random:imbalance=50 {rest}"): [60, 80],
+        ("imbalance", f"cpf-cora, random:train=60 {rest}"): [1, 50],
+    }
+
+
 def test_blocks_that_differ_in_one_noise_are_a_ladder_with_the_clean_one_below():
     (ladder,) = found_in(rows_of(NOISY))
     assert (ladder.axis, ladder.title) == ("edges", "cpf-cora, random split, transductive, sage")

@@ -53,7 +53,9 @@ def test_the_number_of_stages_never_falls_as_the_threshold_rises():
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_rows_of_a_graph_are_its_nodes_without_edges(dense):
     graph = toys.random_graph()
-    graph = graph.replace(extra=torch.arange(60.0).view(30, 2))
+    size = graph.num_features + 2
+    more = {"extra": torch.arange(60.0).view(30, 2), "shift": torch.randn(30, size)}
+    graph = graph.replace(**more)
     graph = graph.replace(x=graph.x.to_dense()) if dense else graph
     nodes = torch.tensor([7, 3, 7])
     rows, whole = stages.rows_of(graph, nodes), graph.without_edges().subgraph(nodes)
@@ -61,6 +63,7 @@ def test_the_rows_of_a_graph_are_its_nodes_without_edges(dense):
     assert torch.equal(x, other)
     assert torch.equal(rows.y, whole.y)
     assert torch.equal(rows.extra, whole.extra)
+    assert torch.equal(rows.shift, whole.shift)
     assert rows.adj.nnz == 0
     assert rows.adj.shape == (3, 3)
 

@@ -33,14 +33,22 @@ def joined(frame: pd.DataFrame, planned: Iterable[Mapping[str, Any]]) -> pd.Data
 
 
 def units(group: pd.DataFrame) -> pd.Series:
-    """What pairs runs: the seed, or all three seeds where some method repeats a seed."""
+    """What pairs runs: the seed, or where some method repeats one, more: the first that is enough.
+
+    Teachers of one `teacher_seed` have its seed on every split: the split's pairs them. Then come
+    the seeds of split and teacher, and all three.
+    """
     label = ["teacher", "student", "variant"]
-    seeds = [name for name in ("seed", "split_seed", "teacher_seed") if name in group]
     ok = group[group["status"] == "ok"]
-    names = ok[label].astype(str).agg(" ".join, axis=1) + configurations(ok) if len(ok) else None
-    if names is None or not ok.assign(name=names).duplicated(["name", "seed"]).any():
+    if not len(ok):
         return group["seed"]
-    return group[seeds].astype(str).agg("/".join, axis=1)
+    ok = ok.assign(name=ok[label].astype(str).agg(" ".join, axis=1) + configurations(ok))
+    every = ["seed", "split_seed", "teacher_seed"]
+    for wanted in (every[:1], every[1:2], every[1:], every):
+        seeds = [name for name in wanted if name in group]
+        if seeds and not ok.duplicated(["name", *seeds]).any():
+            break
+    return group[seeds].astype(str).agg("/".join, axis=1) if len(seeds) > 1 else group[seeds[0]]
 
 
 def refuse_repeated(name: str, cells: pd.DataFrame) -> None:

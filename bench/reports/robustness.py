@@ -141,9 +141,11 @@ def _apart(split: str, axis: str) -> tuple[float | None, str]:
     except ValueError:
         return None, split
     level = levels.pop(axis, None)
-    told = ",".join(f"{k}={v:g}" for k, v in levels.items() if k in axes.USUAL)
+    # Not by `canonical_split`: without its level the rest need not be a split (imbalance above 20).
+    usual = axes.USUAL
+    told = [f"{k}={v:.10g}" for k, v in levels.items() if k in usual and v != usual[k]]
     noise = "+".join(f"{k}={v:g}" for k, v in levels.items() if k in axes.NOISE)
-    plain = axes.canonical_split(f"{name}:{told}" if told else name)
+    plain = f"{name}:{','.join(told)}" if told else name
     return level, axes.shown(plain, axes.canonical_noise(noise))
 
 

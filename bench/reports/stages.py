@@ -100,7 +100,7 @@ def _place(line: Line) -> tuple[str, str, float]:
     if line.variant:
         return label, line.variant if line.variant == "exit" else "point", 0.0
     if sized := _SIZED.fullmatch(line.student):
-        return sized[1], "stages", int(sized[2])
+        return label.replace(line.student, sized[1], 1), "stages", int(sized[2])
     return label, "point", 0.0
 
 
@@ -123,7 +123,7 @@ def draw(blocks: Sequence[Block], out: Path) -> list[Path]:
 
 
 def _figure(panels: Sequence[tuple[Block, str]], cost: str) -> "Figure | None":
-    drawn = [(b, t) for b, t in panels if any(points_of(b, c, cost) for c in curves(b, t))]
+    drawn = [(b, t) for b, t in panels if any(points_of(b, c, cost, t) for c in curves(b, t))]
     if not drawn:
         return None
     every = [c for b, t in drawn for c in curves(b, t)]

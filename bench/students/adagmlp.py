@@ -63,16 +63,17 @@ def boost(node_weights: Tensor, divergence: Tensor, beta: float) -> tuple[Tensor
 def masked(graph: Graph, nodes: Tensor, rate: float) -> Graph:
     """Return `nodes` (int64 [n]) as a graph whose features are gone with probability `rate`.
 
-    What stays of a row is scaled to the row's old sum; a row of which nothing stays is empty.
+    What stays of a row is scaled to the row's old sum of absolute values (features of both signs
+    have sums around zero); a row of which nothing stays is empty.
     """
     own = stages.rows_of(graph, nodes)
     if isinstance(own.x, CSR):
         kept = own.x.values * (torch.rand_like(own.x.values) >= rate)
-        before, after = (_row_sums(own.x, values) for values in (own.x.values, kept))
+        before, after = (_row_sums(own.x, values.abs()) for values in (own.x.values, kept))
         scale = torch.where(after != 0, before / after, torch.zeros_like(after))
         return own.replace(x=own.x.with_values(kept * scale[own.x.row_ids]))
     kept = own.x * (torch.rand_like(own.x) >= rate)
-    before, after = own.x.sum(1), kept.sum(1)
+    before, after = own.x.abs().sum(1), kept.abs().sum(1)
     scale = torch.where(after != 0, before / after, torch.zeros_like(after))
     return own.replace(x=kept * scale.unsqueeze(1))
 

@@ -64,7 +64,7 @@ class NORM(TransformedStudent):
 
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
-        if config.batch_size == 1 and config.batch_norm != "none":
+        if config.num_segments and config.batch_size == 1 and config.batch_norm != "none":
             raise ValueError(
                 "student 'norm': batch_size 1 leaves batch_norm nothing to average over; give "
                 "batch_size 2 or more (0: full batch), or batch_norm: none"

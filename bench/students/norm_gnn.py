@@ -59,7 +59,8 @@ class NORMGNN(TransformedStudent):
 
     def __init__(self, config: Any, num_features: int, num_classes: int, num_nodes: int) -> None:
         super().__init__(config, num_features, num_classes, num_nodes)
-        if config.batch_norm != "none" and (config.backbone, config.aggregator) != ("sage", "gcn"):
+        able = (config.backbone, config.aggregator) == ("sage", "gcn")
+        if config.num_segments and config.batch_norm != "none" and not able:
             raise ValueError(
                 f"student 'norm_gnn': batch_norm '{config.batch_norm}' adds a constant that cannot "
                 "be merged into this backbone's last convolution; allowed: none (any with "

@@ -182,6 +182,20 @@ def test_masked_features_keep_the_sum_of_their_row(dense):
     assert not torch.equal(after[0], after[2])  # each row on its own
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_masked_features_of_both_signs_keep_their_signs_and_size(dense):
+    torch.manual_seed(0)
+    graph = toys.random_graph(features=40)
+    values = graph.x.values * torch.randn(graph.x.nnz).sign()
+    graph = graph.replace(x=graph.x.with_values(values))
+    before = graph.x.to_dense()
+    graph = graph.replace(x=before) if dense else graph
+    found = masked(graph, torch.arange(30), 0.1)
+    after = found.x if dense else found.x.to_dense()
+    torch.testing.assert_close(after.abs().sum(1), before.abs().sum(1))
+    assert (after * before >= 0).all()
+
+
 def test_a_row_of_which_nothing_stays_is_empty():
     graph = toys.random_graph()
     for x in (graph.x, graph.x.to_dense()):

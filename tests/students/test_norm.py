@@ -271,6 +271,7 @@ def test_batches_of_one_node_are_refused_with_batch_norm():
     with pytest.raises(ValueError, match="batch_size 1 leaves batch_norm nothing to average over"):
         make(batch_size=1)
     make(batch_size=1, batch_norm="none")
+    make(batch_size=1, num_segments=0)  # no transform, no batch norm
 
 
 def test_the_mlp_is_trained_as_glnns_for_each_dataset():

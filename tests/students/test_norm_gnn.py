@@ -100,3 +100,4 @@ def test_without_segments_or_without_matching_the_loss_is_distillation():
 def test_a_constant_that_cannot_be_merged_is_refused_before_any_fit(options):
     with pytest.raises(ValueError, match="batch_norm 'both' adds a constant that cannot be merged"):
         make(batch_norm="both", **options)
+    make(batch_norm="both", num_segments=0, **options)  # no transform, nothing to merge

@@ -103,6 +103,18 @@ def test_columns_that_were_there_stay_beside_the_hidden_states(task):
         torch.testing.assert_close(some, whole)
 
 
+def test_a_shift_of_the_features_reaches_every_student_and_no_hidden_state(task):
+    model = make(node_thresholds=(0.6,))
+    model.fit(task)
+    shift = 0.1 * torch.randn(30, task.graph.num_features)
+    shifted = task.graph.replace(shift=shift)
+    dense = task.graph.replace(x=task.graph.x.to_dense() + shift)
+    nodes = torch.tensor([4, 9, 20])
+    for form in model.deploy().values():
+        torch.testing.assert_close(form(shifted).logits, form(dense).logits)
+        torch.testing.assert_close(form(shifted, nodes).logits, form(dense, nodes).logits)
+
+
 def test_without_structure_students_are_drawn_apart_and_see_x_alone(monkeypatch, task):
     model = make(structure=False, mixup=False)
     drawn = [copy.deepcopy(stage.state_dict()) for stage in model.stages]
@@ -240,6 +252,13 @@ def test_the_mixed_nodes_of_small_batches_add_up_to_those_of_one(task):
         found.append(sum(stage.loss(task, batch, step()) for batch in mixed))
     assert len(mixed) == 3
     torch.testing.assert_close(*found)
+
+
+def test_the_mixed_nodes_come_in_equal_parts(task):
+    count = task.split.train.numel()
+    stage = stage_of(batch_size=count - 1)  # a remainder of one node would be a batch of its own
+    mixed = [b for b in stage.batches(task, step()) if b.labelled and b.pairs is not None]
+    assert [b.nodes.numel() for b in mixed] == [count - count // 2, count // 2]
 
 
 @pytest.mark.parametrize("scaled", [False, True])
