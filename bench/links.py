@@ -96,18 +96,6 @@ def label_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor 
     return F.cross_entropy(logits.index_select(0, rows), labels[rows], class_weights)
 
 
-def label_terms(heads: Iterable[Tensor], labels: Tensor, class_weights: Tensor) -> Tensor | None:
-    """Sum of `label_loss` over heads and ends: a mean for each, left out where no end has a label.
-
-    Shapes: heads [2 B, C] each, rows of sources, then of targets; labels [2 B], in that order.
-    """
-    sides = labels.chunk(2)
-    values = [label_loss(part, own, class_weights) for head in heads
-              for part, own in zip(head.chunk(2), sides, strict=True)]  # fmt: skip
-    known = [value for value in values if value is not None]
-    return torch.stack(known).sum() if known else None
-
-
 def apart(one: Tensor, two: Tensor) -> Tensor:
     """Mean squared difference of probabilities, of logits [n, C] each."""
     return F.mse_loss(one.softmax(1), two.softmax(1))

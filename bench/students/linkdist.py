@@ -14,12 +14,14 @@ nodes r and q: - a/2 [MSE(softmax y_s, softmax z_r) + MSE(softmax y_d, softmax z
 What is shipped is y alone (LinkDistMLP). A train node without an edge has no part in the loss. An
 edge that stands for both directions comes at most once an epoch (`bench/links.py`).
 
-Differs from the official code: its layers (batch norm, layer norm, leaky ReLU and dropout 0.5
-before each but the first) are those of every MLP here (`norm`, `dropout`); CoLinkDist's term - beta
-CE(z_r, Y_s) is left out (it has no lower bound), and its random nodes differ for s and d; class
-weights have mean 1; a and the class weights are those of the whole graph; the epoch is chosen by
-val accuracy (200 at most; theirs runs 200 / average degree epochs); the head z and the labels of
-neighbours play no part at inference (LinkDist adds a A log p_z to log p_y).
+Differs from the official code: the label terms are one mean over the labelled ends of both sides
+for each head (theirs: one for each side and head, about twice the weight); an edge comes in one
+direction (theirs: in both); its layers (batch norm, layer norm, leaky ReLU and dropout 0.5 before
+each but the first) are those of every MLP here (`norm`, `dropout`);
+CoLinkDist's term - beta CE(z_r, Y_s) is left out (it has no lower bound), and its random nodes
+differ for s and d; class weights have mean 1; a and the class weights are those of the whole graph;
+the epoch is chosen by val accuracy (200 at most; theirs runs 200 / average degree epochs); the head
+z and the labels of neighbours play no part at inference (LinkDist adds a A log p_z to log p_y).
 """
 
 from dataclasses import dataclass
@@ -58,5 +60,7 @@ class LinkDist(links.LinkStudent):
             nodes = torch.randint(task.num_nodes, (2 * count,), generator=step.generator)
             _, others = self.mlp.rest(self.mlp.first(task.graph, nodes.to(ends.device)))
             total = total - 0.5 * known.free * 2 * links.apart(y, others)
-        value = links.label_terms((y, across), labels, known.class_weights)
-        return total if value is None else total + value
+        for logits in (y, across):
+            value = links.label_loss(logits, labels, known.class_weights)
+            total = total if value is None else total + value
+        return total

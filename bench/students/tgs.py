@@ -9,15 +9,17 @@ for a node's own class and z for that of its neighbour, but z looks at a mixture
         - MSE(softmax y_s, softmax z_r) - MSE(softmax y_d, softmax z_q)
         + label_weight [CE(y_s, Y_s) + CE(z(x'_d), Y_s) where s has a label, and the same for d]
 
-each mean its own. n scales a row to length 1; r and q are random nodes. The features stay sparse:
-the first layer is linear, so that the mixture of its products is its product of the mixture. What
-is shipped is y alone.
+n scales a row to length 1; r and q are random nodes. The features stay sparse: the first layer is
+linear, so that the mixture of its products is its product of the mixture. What is shipped is y
+alone.
 
-Differs from the official code: W is the first layer of the MLP (theirs has its own, batch norm for
-n, no bias in att, and an optimiser of its own at a rate of 1e-4); its layers (batch norm, leaky
-ReLU and dropout before each but the first) are those of every MLP here (`norm`, `dropout`); one
-random node serves both ends there; each undirected edge comes at most once an epoch; class weights
-have mean 1, as in LinkDist.
+Differs from the official code: the label terms are one mean over the labelled ends of both sides
+for each head (theirs: one for each side and head, so that a label_weight of theirs is about twice
+one of ours); an edge comes in one direction (theirs: in both); W is the first layer of the MLP
+(theirs has its own, batch norm for n, no bias in att, and an optimiser of its own at a rate of
+1e-4); its layers (batch norm, leaky ReLU and dropout before each but the first) are those of every
+MLP here (`norm`, `dropout`), and its n_layers: 2 makes three of them, here two; one random node
+serves both ends there; class weights have mean 1, as in LinkDist.
 """
 
 from dataclasses import dataclass
@@ -41,7 +43,7 @@ class TGS(links.LinkStudent):
     class Config(links.LinkConfig):
         """Hyper-parameters of TGS."""
 
-        num_layers: int = hp(3, low=2, high=16, search=(2, 3))
+        num_layers: int = hp(2, low=2, high=16, search=(2, 3))
         hidden_dim: int = hp(1024, low=1, high=16384, log=True)
         dropout: float = hp(0.5, low=0.0, high=0.95, search=(0.0, 0.8))
         weight_decay: float = hp(5e-4, low=0.0, high=0.1, search=[0.0, 1e-4, 5e-4, 1e-3])
@@ -68,8 +70,10 @@ class TGS(links.LinkStudent):
         nodes = torch.randint(task.num_nodes, (2 * count,), generator=step.generator)
         _, random = self.mlp.rest(self.mlp.first(task.graph, nodes.to(ends.device)))
         total = 2 * F.mse_loss(y, z) - 2 * links.apart(y, random)
-        value = links.label_terms((y, z), task.graph.y[ends], known.class_weights)
-        return total if value is None else total + config.label_weight * value
+        for logits in (y, z):
+            value = links.label_loss(logits, task.graph.y[ends], known.class_weights)
+            total = total if value is None else total + config.label_weight * value
+        return total
 
     def part(self, own: Tensor) -> Tensor:
         """Return how much of its neighbour is mixed into each end of edges, [2 B, 1].
