@@ -379,6 +379,17 @@ def test_forms_that_stop_at_a_threshold_are_in_the_csv_and_not_in_the_table(tmp_
     assert sorted(pd.read_csv(tmp_path / "effects.csv")["variant"]) == sorted(forms)
 
 
+@pytest.mark.parametrize(("count", "shown"), [(3, 9), (14, 14)])
+def test_of_many_students_in_stages_the_forest_has_the_whole_alone(count, shown):
+    forms = {name: {"test_accuracy": 0.7} for name in ("1", "2", "3")}
+    rows = [make_row(f"s{i}", seed, variants=forms) for i in range(count) for seed in range(3)]
+    block = block_of(rows, rows_of("glnn", (0.6, 0.6, 0.6)))
+    ax = forest._forest([block], "glnn").axes[0]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(names) == shown
+    assert all(name.endswith("@3") for name in names) == (count == 14)
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_a_report_without_a_baseline_has_no_effects(tmp_path):
     rows = sweep_rows()[:14]

@@ -20,6 +20,7 @@ from bench.reports.panels import (
     legend,
     limits_of,
     tell_outside,
+    whole_forms,
 )
 from bench.stats import Difference, paired
 from bench.tables import MINUS
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BUDGETS = ("params", "macs")
+MANY = 40  # lines of a panel
 CAPTIONS = {
     "effects": "Each student minus the baseline: every seed, the mean and its 95 % interval. "
     "Dashed: no difference. Arrows: outside of the panel. Hollow: no teacher.",
@@ -73,15 +75,25 @@ def figures_of(
 
 
 def _forest(blocks: Sequence[Block], baseline: str) -> "Figure":
-    """One panel a block, students from above as in the sweep, colours by teacher."""
-    colours = colours_of(blocks)
-    most = max(len(_names(effects_of(block, baseline))) for block in blocks)
+    """One panel a block, students from above as in the sweep, colours by teacher.
+
+    Where there are more than `MANY` lines, a student in stages has one: the whole.
+    """
+    whole = whole_forms(blocks)
+    if _most(blocks, baseline) > MANY and all(effects_of(block, baseline) for block in whole):
+        blocks = whole
+    colours, most = colours_of(blocks), _most(blocks, baseline)
     figure, panels = grid_of(blocks, height=1.2 + 0.3 * most)
     for ax, block in zip(panels, blocks, strict=True):
         _forest_panel(ax, block, baseline, colours)
     shown = {_teacher(effect) for block in blocks for effect in effects_of(block, baseline)}
     legend(figure, {name: colour for name, colour in colours.items() if name in shown}, {})
     return figure
+
+
+def _most(blocks: Sequence[Block], baseline: str) -> int:
+    """The most lines of a panel."""
+    return max(len(_names(effects_of(block, baseline))) for block in blocks)
 
 
 def _names(effects: Sequence[Effect]) -> list[str]:
