@@ -17,11 +17,11 @@ edge that stands for both directions comes at most once an epoch (`bench/links.p
 Differs from the official code: the label terms are one mean over the labelled ends of both sides
 for each head (theirs: one for each side and head, about twice the weight); an edge comes in one
 direction (theirs: in both); its layers (batch norm, layer norm, leaky ReLU and dropout 0.5 before
-each but the first) are those of every MLP here (`norm`, `dropout`);
-CoLinkDist's term - beta CE(z_r, Y_s) is left out (it has no lower bound), and its random nodes
-differ for s and d; class weights have mean 1; a and the class weights are those of the whole graph;
-the epoch is chosen by val accuracy (200 at most; theirs runs 200 / average degree epochs); the head
-z and the labels of neighbours play no part at inference (LinkDist adds a A log p_z to log p_y).
+each but the first) are those of every MLP here (`norm`, `dropout`); CoLinkDist's term - beta
+CE(z_r, Y_s) is left out (it has no lower bound), and its random nodes differ for s and d; class
+weights have mean 1; a and the class weights are those of the whole graph; the epoch is chosen by
+val accuracy (200 at most; theirs runs 200 / average degree epochs); the head z and the labels of
+neighbours play no part at inference (LinkDist adds a A log p_z to log p_y).
 """
 
 from dataclasses import dataclass
