@@ -101,9 +101,12 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 def make_norm(kind: str, size: int) -> nn.Module:
-    """Return the normalisation layer `none`, `batch` or `layer`."""
-    kinds = {"none": nn.Identity, "batch": BatchNorm, "layer": nn.LayerNorm}
-    return nn.Identity() if kind == "none" else kinds[kind](size)
+    """Return the normalisation layer `none`, `batch`, `layer` or one after the other with `+`."""
+    kinds = {"batch": BatchNorm, "layer": nn.LayerNorm}
+    if kind == "none":
+        return nn.Identity()
+    norms = [kinds[name](size) for name in kind.split("+")]
+    return norms[0] if len(norms) == 1 else nn.Sequential(*norms)
 
 
 class MLP(nn.Module):

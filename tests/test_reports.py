@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import bench.reports
-from bench.reports import comparison, figures, page
+from bench.reports import comparison, figures, notes, page
 from bench.reports.blocks import blocks
 from bench.reports.panels import floor_of
 from bench.results import METRIC_COLUMNS, CorruptError, Store, frame, load, tidy
@@ -392,6 +392,22 @@ def test_the_report_says_where_it_comes_from(report):
     assert f"gkdbench {bench.__version__}." in text
     assert "Measured with: threads 2." in text
     assert "ddof 1" in text
+
+
+def test_methods_of_an_own_commit_are_named():
+    of = {"sage": "aaaa", "mlp": "aaaa", "glnn": "aaaa", "tgs": "bbbb", "linkdist": "bbbb"}
+    rows = pd.DataFrame(
+        {
+            "teacher": ["sage"] * 5,
+            "student": ["", *list(of)[1:]],
+            "ran.git_commit": [c * 10 for c in of.values()],
+        }
+    )
+    told = "The rows of linkdist, tgs from bbbbbbbbbb; all others from commit aaaaaaaaaa."
+    assert list(notes.commits(rows)) == [told]
+    again = pd.concat([rows, rows.tail(1).assign(**{"ran.git_commit": "a" * 40})])
+    (caution,) = notes.commits(again)  # one method, two commits
+    assert caution.startswith("Caution: the rows come from 2 commits: aaaa")
 
 
 def test_the_csv_holds_raw_fractions(report):

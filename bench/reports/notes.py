@@ -1,7 +1,7 @@
 """The sentences around a comparison: verdicts, what is missing, published numbers, how to read."""
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -245,10 +245,10 @@ def _machine(frame: pd.DataFrame) -> str:
 
 
 def commits(frame: pd.DataFrame) -> Iterator[str]:
-    """Say which commits the rows come from, with a caution where that is not one clean commit."""
+    """Say which commits the rows come from, with a caution where a method has several."""
     found = [text[:10] for text in _distinct(frame, "ran.git_commit")]
     if len(found) > 1:
-        yield f"Caution: the rows come from {len(found)} commits: {', '.join(found)}."
+        yield _several_commits(frame, found)
     elif found:
         yield f"All rows come from commit {found[0]}."
     if "True" in _distinct(frame, "ran.git_dirty"):
@@ -256,6 +256,18 @@ def commits(frame: pd.DataFrame) -> Iterator[str]:
     versions = _distinct(frame, "ran.gkdbench")
     if len(versions) > 1:
         yield f"Caution: the rows come from several versions of gkdbench: {', '.join(versions)}."
+
+
+def _several_commits(frame: pd.DataFrame, found: Sequence[str]) -> str:
+    """Name the methods (whatever their labels) of each commit but the one with most of them."""
+    own = frame["student"].where(frame["student"].fillna("") != "", frame["teacher"])
+    of_method = frame["ran.git_commit"].astype(str).str[:10].groupby(own).agg(set)
+    if any(len(commits) > 1 for commits in of_method):
+        return f"Caution: the rows come from {len(found)} commits: {', '.join(found)}."
+    made = {c: [str(m) for m, of in of_method.items() if c in of] for c in found}
+    *few, most = sorted(found, key=lambda c: len(made[c]))
+    told = "; ".join(f"{', '.join(made[c])} from {c}" for c in few)
+    return f"The rows of {told}; all others from commit {most}."
 
 
 def _distinct(frame: pd.DataFrame, name: str) -> list[str]:
