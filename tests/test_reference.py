@@ -16,7 +16,9 @@ pytestmark = pytest.mark.usefixtures("hurried")  # the text is compared, the fig
 
 HOME = Path(bench.__file__).parent.parent
 RECORDS = sorted((HOME / "results" / "reference").glob("*.csv"))
-SHORT = {"ablation_progmlp", "ablation_rbm", "equal_budget", "why_nosmog", "why_public"}  # 5 seeds
+SHORT = {  # 5 seeds
+    "ablation_progmlp", "ablation_rbm", "equal_budget", "why_nosmog", "why_public", "why_teacher",
+}  # fmt: skip
 TUNED = [path.stem for path in sorted((HOME / "results/reference/tuning").glob("*.json"))]
 NAMES = ["key", "dataset", "split", "setting", "teacher", "student", "seed"]
 
