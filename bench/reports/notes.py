@@ -259,7 +259,7 @@ def commits(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def _several_commits(frame: pd.DataFrame, found: Sequence[str]) -> str:
-    """Name the methods (whatever their labels) of each commit but the one with most of them."""
+    """Name the methods, tuned ones apart, of each commit but the one with most of them."""
     own = frame["student"].where(frame["student"].fillna("") != "", frame["teacher"])
     of_method = frame["ran.git_commit"].astype(str).str[:10].groupby(own).agg(set)
     if any(len(commits) > 1 for commits in of_method):
