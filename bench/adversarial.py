@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor
 
 from bench import stages
@@ -26,11 +27,13 @@ def objective_at_worst(
     """Return the objective at the worst features near the batch's own."""
     config: Any = method.config
     own = stages.rows_of(graph, nodes)
+    fed = getattr(method, "fed", 0)  # last columns that another network says: no features
+    size = (nodes.numel(), method.num_features - fed)
 
     def shifted(shift: Tensor) -> Tensor:
-        return objective(method(own.replace(shift=shift)).logits)
+        whole = F.pad(shift, (0, fed)) if fed else shift
+        return objective(method(own.replace(shift=whole)).logits)
 
-    size = (nodes.numel(), method.num_features)
     start = torch.rand(size, generator=step.generator).to(graph.adj.device)
     radius = config.adversarial_radius
     start = start.mul_(2 * radius).sub_(radius)

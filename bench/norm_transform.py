@@ -184,11 +184,17 @@ def _normalised(
         mean, variance = running_mean.to(weight.dtype), running_variance.to(weight.dtype)
     else:
         n = len(batch.states)
+        if n == 1:
+            raise ValueError(
+                "the feature transform's batch norm averages over the nodes of a batch, and one "
+                "batch has a single node; give a larger batch_size (0: full batch), or "
+                "batch_norm: none"
+            )
         # Where nothing varies rounding may leave less than zero, whose root is no number.
         mean, variance = batch.mean @ weight + offset, batch.variance(weight).clamp(min=0)
         with torch.no_grad():
             running_mean.lerp_(mean, MOMENTUM)
-            running_variance.lerp_(variance * (n / max(n - 1, 1)), MOMENTUM)  # unbiased, as torch
+            running_variance.lerp_(variance * (n / (n - 1)), MOMENTUM)  # unbiased, as torch
     scale = norm.weight.to(weight.dtype) * (variance + norm.eps).rsqrt()
     scaled = weight * scale, (offset - mean) * scale + norm.bias.to(weight.dtype)
     return scaled, None if batch is None else variance * scale.square()

@@ -32,6 +32,7 @@ class Stage(Method):
         joined = config.width if config.structure and position > 1 else 0
         num_features, num_classes, num_nodes = sizes
         super().__init__(config, num_features + joined, num_classes, num_nodes)
+        self.fed = joined  # the last columns of the input are H_{k-1}: nothing shifts them
         self.mlp = config.build(num_features + joined, num_classes)
         self.similarity = recipe.similarity_encoder(config, num_classes)
         power = config.distillation_power if config.progressive_distillation else 0.0

@@ -17,20 +17,31 @@ from bench.graph import Graph
 from bench.sparse import CSR
 
 
-def mix(log_probs: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Return the log of the weighted mean of probabilities.
+def log_probs(logits: Tensor) -> Tensor:
+    """Return the log-probabilities of logits, both [n, C].
+
+    Column by column: torch's loop over short rows is several times slower than one over nodes.
+    """
+    return logits.t().log_softmax(0).t()
+
+
+def mix(log_probs: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
+    """Return the log of the weighted mean of probabilities, the plain one without weights.
 
     Shapes: m tensors of log-probabilities [n, C]; weights [m], or [m, n] for each node its own,
     positive, with sum 1 over m.
     """
-    scale = weights.log().unsqueeze(-1)
-    scale = scale.unsqueeze(-1) if weights.dim() == 1 else scale  # [m, 1 or n, 1]
-    return (torch.stack(list(log_probs)) + scale).logsumexp(0)
+    columns = torch.stack([p.t() for p in log_probs])  # [m, C, n]
+    if weights is None:
+        return (columns.logsumexp(0) - math.log(len(columns))).t()
+    scale = weights.log().unsqueeze(1)
+    scale = scale.unsqueeze(2) if weights.dim() == 1 else scale  # [m, 1, 1 or n]
+    return (columns + scale).logsumexp(0).t()
 
 
 def confidence(logits: Tensor) -> Tensor:
     """Return how sure a stage is of each node, [n]: the largest probability of logits [n, C]."""
-    return logits.softmax(1).amax(1)
+    return logits.t().softmax(0).amax(0)
 
 
 def exit_stage(confidences: Sequence[float], threshold: float) -> int:

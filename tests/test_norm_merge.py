@@ -196,3 +196,18 @@ def test_an_unknown_layer_is_refused():
         ValueError, match="into a layer of type Bilinear; known: GCNConv, Linear, SAGEConv"
     ):
         merge(transform_of(), nn.Bilinear(2, 2, 2))
+
+
+class Bent(Linear):
+    """A ReLU, which nothing can be merged across, before the product."""
+
+    def forward(self, x):
+        return super().forward(x.relu())
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Sequential(nn.ReLU(), Linear(SIZE, CLASSES)), Bent(SIZE, CLASSES)]
+)
+def test_a_layer_behind_a_relu_is_refused(layer):
+    with pytest.raises(ValueError, match=f"into a layer of type {type(layer).__name__}; known"):
+        merge(transform_of(), layer)

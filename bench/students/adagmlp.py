@@ -53,7 +53,8 @@ def boost(node_weights: Tensor, divergence: Tensor, beta: float) -> tuple[Tensor
         divergence: KL(teacher || member) of each node, [n].
         beta: how fast an error grows with the divergence.
     """
-    errors = 1.0 - torch.exp(-beta * divergence)
+    # Where member and teacher agree, rounding may leave less than zero, and a log without a number.
+    errors = 1.0 - torch.exp(-beta * divergence.clamp(min=0.0))
     error = (node_weights * errors).sum() / node_weights.sum()
     importance = torch.log((1.0 - error) / (error + FLOOR) + FLOOR).clamp(min=FLOOR)
     moved = node_weights * torch.exp(importance * errors)
@@ -95,9 +96,14 @@ class _Members(Method):
         self.register_buffer("importance", importance)  # a_1 .. a_m, of any sum
 
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
-        """Return the log of the weighted mean probability, and the hidden states side by side."""
+        """Return the log of the weighted mean probability, and the hidden states side by side.
+
+        One member alone answers with its logits.
+        """
         found = [member(graph, nodes) for member in self.members]
-        log_probs = [logits.log_softmax(1) for logits, _ in found]
+        if len(found) == 1:
+            return Output(*found[0])
+        log_probs = [stages.log_probs(logits) for logits, _ in found]
         total = self.importance.sum()
         even = torch.full_like(self.importance, 1.0 / len(found))
         weights = torch.where(total > 0, self.importance / total.clamp(min=FLOOR), even)

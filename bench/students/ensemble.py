@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench import recipe
+from bench import recipe, stages
 from bench.graph import Graph, Task
 from bench.hparams import hp
 from bench.method import Batch, Method, Output, Step
@@ -60,8 +60,7 @@ class Ensemble(Method):
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
         """Return the log of the mean probability, and the members' hidden states side by side."""
         outputs = [member(graph, nodes) for member in self.members]
-        log_probs = torch.stack([output.logits.log_softmax(1) for output in outputs])
-        mean = log_probs.logsumexp(0) - torch.tensor(float(len(outputs))).log()
+        mean = stages.mix([stages.log_probs(output.logits) for output in outputs])
         return Output(mean, torch.cat([output.hidden for output in outputs], 1))
 
     def begin_epoch(self, task: Task, step: Step) -> None:

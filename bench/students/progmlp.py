@@ -75,9 +75,15 @@ def _outputs(model: Any, graph: Graph, nodes: Tensor | None) -> Iterator[Output]
 
 
 def _together(model: Any, graph: Graph, nodes: Tensor | None) -> Output:
-    """Return the log of Eq. 10 over all of a model's students, and the last hidden states."""
+    """Return the log of Eq. 10 over all of a model's students, and the last hidden states.
+
+    One student alone needs no mean: it answers with its logits, at the cost of a plain MLP.
+    """
+    if len(model.stages) == 1:
+        only: Output = model.stages[0](graph, nodes)
+        return only
     outputs = list(_outputs(model, graph, nodes))
-    log_probs = [output.logits.log_softmax(1) for output in outputs]
+    log_probs = [stages.log_probs(output.logits) for output in outputs]
     return Output(stages.mix(log_probs, model.confidences.softmax(0)), outputs[-1].hidden)
 
 
@@ -97,7 +103,7 @@ class _NodeExit(_Prefix):
         said: list[tuple[Tensor, Tensor]] = []  # log-probabilities and confidences of each student
         for k, stage in enumerate(self.stages, start=1):
             output = stage(own)
-            said.append((output.logits.log_softmax(1), stages.confidence(output.logits)))
+            said.append((stages.log_probs(output.logits), stages.confidence(output.logits)))
             done = said[-1][1] > self.threshold
             if k == len(self.stages):
                 done = torch.ones_like(done)
@@ -172,10 +178,12 @@ class ProGMLP(Method):
         """
         said, sure = [], []
         for output in _outputs(self, graph, nodes):
-            said.append(output.logits.log_softmax(1))
+            said.append(stages.log_probs(output.logits))
             sure.append(stages.confidence(output.logits).mean())
             if sure[-1] > threshold:
                 break
+        if len(said) == 1:
+            return output, 1
         logits = stages.mix(said, torch.stack(sure).softmax(0))
         return Output(logits, output.hidden), len(said)
 

@@ -63,6 +63,16 @@ def test_a_perfect_member_has_a_finite_importance():
     torch.testing.assert_close(moved, torch.tensor([0.5, 0.5]))
 
 
+@pytest.mark.parametrize("beta", [0.5, 4.0])
+def test_a_divergence_that_rounding_left_below_zero_is_zero(beta):
+    u = torch.full((4,), 0.25)
+    found = boost(u, torch.full((4,), -1e-7), beta)
+    for one, two in zip(found, boost(u, torch.zeros(4), beta), strict=True):
+        assert torch.equal(one, two)
+    mixed = torch.tensor([-1e-7, 0.0, 0.3, -2e-7])
+    assert all(value.isfinite().all() for value in boost(u, mixed, beta))
+
+
 def test_each_member_is_weighed_by_what_the_earlier_ones_missed(task):
     model = make(temperature=0.5, error_growth=2.0)
     model.train().begin_epoch(task, step())
@@ -233,7 +243,7 @@ def test_members_are_weighed_by_their_importance(task):
     forms = model.deploy()
     assert list(forms) == ["1", "2", "3"]
     for name, weights in {"1": [1.0], "2": [0.25, 0.75], "3": [0.125, 0.375, 0.5]}.items():
-        found = forms[name](task.graph).logits.exp()
+        found = forms[name](task.graph).logits.softmax(1)
         m = int(name)
         expected = (torch.tensor(weights)[:, None, None] * probs[:m]).sum(0)
         torch.testing.assert_close(found, expected)

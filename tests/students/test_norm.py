@@ -274,6 +274,14 @@ def test_batches_of_one_node_are_refused_with_batch_norm():
     make(batch_size=1, num_segments=0)  # no transform, no batch norm
 
 
+@pytest.mark.parametrize("schedule", ["mean", "sum"])
+def test_a_last_part_of_one_node_is_refused_with_batch_norm(task, schedule):
+    options = {"batch_size": 2, "schedule": schedule, "label_weight": 0.5}  # 7 train nodes
+    with pytest.raises(ValueError, match="one batch has a single node; give a larger batch_size"):
+        make(**options).fit(task)
+    make(**options, batch_norm="none", max_epochs=2).fit(task)
+
+
 def test_the_mlp_is_trained_as_glnns_for_each_dataset():
     for dataset in ("cpf-cora", "citeseer", "ogbn-arxiv", "synthetic"):
         where = {"dataset": dataset, "split": "public" if dataset == "citeseer" else "random"}

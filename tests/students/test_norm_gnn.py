@@ -77,6 +77,8 @@ def test_the_shipped_gnn_is_the_plain_one_and_computes_the_same(options, loops):
         k: v.shape for k, v in plain.state_dict().items()
     }
     assert shipped.num_parameters() == plain.num_parameters()
+    tree, same = ([(n, type(m)) for n, m in s.named_modules()][1:] for s in (shipped, plain))
+    assert tree == same
     for nodes in (None, torch.tensor([0, 5, 29])):
         whole, found = model(task.graph, nodes), shipped(task.graph, nodes)
         torch.testing.assert_close(found.logits, whole.logits, atol=1e-4, rtol=0)
