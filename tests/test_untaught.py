@@ -1,11 +1,15 @@
 """What students without a teacher repeat of its errors, from hand-made rows and files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from bench.cli import main
 from bench.reports import comparison, ladders, robustness, untaught
 from bench.reports.blocks import blocks
-from bench.results import Store, frame
+from bench.results import Store, frame, load
 from tests.records import make_row, plan_of
 
 LABELS = (0, 1, 2, 2, 1)
@@ -120,6 +124,35 @@ def test_the_table_has_the_reference_where_there_is_a_store(store):
         if (r["method"], r["metric"]) == ("mlp", "repeated_errors")
     ]
     assert means == [0.5, 1.0]
+
+
+def gkdbench(*arguments):
+    return CliRunner().invoke(main, list(arguments), prog_name="gkdbench")
+
+
+def test_a_file_of_rows_has_the_reference(store, tmp_path):
+    made = ladder_rows(store)
+    shown = gkdbench("rows", "--results", str(tmp_path))
+    assert shown.exit_code == 0
+    (tmp_path / "rows.csv").write_text(shown.stdout)
+    rows = load(tmp_path / "rows.csv")
+    column = "repeated_errors.sage"
+    mlp = rows[rows["student"] == "mlp"].groupby("split")[column]
+    assert mlp.apply(list).to_dict() == {"random": [0.5] * 3, "random + edges=0.5": [1.0] * 3}
+    assert rows[rows["student"] != "mlp"][column].isna().all()
+    found = blocks(frame(made), plan_of(made))
+    again = blocks(rows, plan_of(made))
+    assert robustness.tables_of(robustness.ladders(again)) == robustness.tables_of(
+        robustness.ladders(found, store)
+    )
+
+
+def test_rows_of_which_two_answer_one_question_are_printed_without_it(store, tmp_path):
+    made = ladder_rows(store)
+    twice = next(r for r in made if r.cell["teacher"] is None)
+    stored(store, dataclasses.replace(twice, key="f" * 16), TEACHER, LABELS)
+    shown = gkdbench("rows", "--results", str(tmp_path))
+    assert (shown.exit_code, "repeated_errors.sage" in shown.stdout) == (0, False)
 
 
 def test_the_figure_shows_the_reference_dotted(store):

@@ -38,6 +38,7 @@ DIAGNOSTICS = [name for name, m in METRICS.items() if m.family and m.family not 
 STRATA = [name for name in DIAGNOSTICS if name.startswith("accuracy_")]
 SIZES = {name: name.replace("accuracy_", "nodes_", 1) for name in STRATA}  # scored nodes in each
 _READ = [*QUALITY, *DIAGNOSTICS, *OF_TEACHER, *SIZES.values()]
+UNTAUGHT = "repeated_errors."  # and a teacher's label: what a student without one repeats of it
 FIXED_SPLITS = ("public", "official")
 
 
@@ -61,6 +62,7 @@ class Line:
     planned: int = 0
     gaps: Mapping[str, int] = field(default_factory=dict)
     keys: Mapping[Hashable, str] = field(default_factory=dict)  # unit -> the row's key
+    untaught: Mapping[str, Mapping[Hashable, float]] = field(default_factory=dict)  # by teacher
 
     @property
     def name(self) -> str:
@@ -216,6 +218,11 @@ def _variants(line: Line, cells: pd.DataFrame) -> Iterator[Line]:
             planned=cells["key"].nunique(),
             gaps=dict(reasons),
             keys=dict(zip(mine["unit"], mine["key"].astype(str), strict=True)),
+            untaught={
+                str(name).removeprefix(UNTAUGHT): _runs(mine, name)
+                for name in mine
+                if str(name).startswith(UNTAUGHT) and not line.teacher
+            },
         )
 
 

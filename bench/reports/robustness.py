@@ -93,8 +93,8 @@ class Ladder:
 def ladders(blocks: Sequence[Block], store: Store | None = None) -> list[Ladder]:
     """Return the ladders among some blocks, by axis.
 
-    From a store students without a teacher get the share of each teacher's errors that they repeat
-    all the same: the level with which that of its students is compared.
+    Students without a teacher get the share of each teacher's errors that they repeat all the same,
+    the level with which that of its students is compared: from a store, or as the rows have it.
     """
     found = [
         ladder
@@ -102,19 +102,21 @@ def ladders(blocks: Sequence[Block], store: Store | None = None) -> list[Ladder]
         for ladder in (_of_epochs(blocks) if axis == "epochs" else _of_splits(blocks, axis))
     ]
     found = [ladder for ladder in found if len(ladder.rungs) > 1]
-    return [_with_reference(x, store) if store and x.has(FAITHFUL) else x for x in found]
+    return [_with_reference(x, store) if x.has(FAITHFUL) else x for x in found]
 
 
-def _with_reference(ladder: Ladder, store: Store) -> Ladder:
+def _with_reference(ladder: Ladder, store: Store | None) -> Ladder:
     return replace(ladder, rungs=tuple(_rung_with_reference(r, store) for r in ladder.rungs))
 
 
-def _rung_with_reference(rung: Rung, store: Store) -> Rung:
+def _rung_with_reference(rung: Rung, store: Store | None) -> Rung:
     """Tell what students without a teacher repeat of this rung's teacher."""
     students = dict(rung.students)
     for name, line in students.items():
         if rung.teacher and not line.teacher:
-            errors = untaught.repeated(store, line, rung.teacher)
+            errors = line.untaught.get(rung.teacher.teacher, {})
+            if store:
+                errors = untaught.repeated(store, line, rung.teacher)
             students[name] = replace(line, runs={**line.runs, FAITHFUL: errors})
     return replace(rung, students=students)
 
