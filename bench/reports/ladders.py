@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bench.metrics import METRICS
 from bench.reports import figures
 from bench.reports.blocks import Line
-from bench.reports.panels import GREY, grid, label_of, palette_of
+from bench.reports.panels import GREY, below, grid, label_of, palette_of
 from bench.reports.robustness import AXES, FAITHFUL, Ladder, Rung, shown_as
 from bench.stats import spread
 
@@ -132,5 +132,4 @@ def _legend(figure: "Figure", looks: dict[str, dict[str, Any]], *, teacher: bool
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     if teacher:
         handles.append(Line2D([], [], label="teacher", color=GREY, linestyle="--"))
-    place: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 8.5}
-    figure.legend(handles=handles, ncols=min(6, len(handles)), **place)
+    below(figure, handles)

@@ -107,6 +107,7 @@ def tell_outside(ax: "Axes", gap: Difference | Spread, y: float, colour: str) ->
     side, text = (0.01, f"← {points(gap)}") if 100 * gap.mean < low else (0.99, f"{points(gap)} →")
     place: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "va": "center"}
     place |= {"ha": "left" if side < 0.5 else "right", "fontsize": 8, "color": colour}
+    place |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1.0}}  # over the zero line
     ax.annotate(text, (side, y), **place)
     return True
 
@@ -157,4 +158,13 @@ def legend(figure: "Figure", colours: dict[str, str], others: dict[str, dict[str
         name: {"marker": "o", "linestyle": "", "color": colour} for name, colour in colours.items()
     }
     handles = [Line2D([], [], label=k, **look) for k, look in {**keys, **others}.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5)
+    below(figure, handles)
+
+
+def below(figure: "Figure", handles: list[Any]) -> None:
+    """Put a legend below all panels, in as many columns as the figure has room for, or 8 inches."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    width = 0.6 + 0.065 * longest  # inches of a column: the key, then letters of 8.5 points
+    columns = max(1, min(6, len(handles), int(max(figure.get_figwidth(), 8.0) / width)))
+    place: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 8.5}
+    figure.legend(handles=handles, ncols=columns, **place)
