@@ -18,7 +18,8 @@ HOME = Path(bench.__file__).parent.parent
 RECORDS = sorted((HOME / "results" / "reference").glob("*.csv"))
 SHORT = {  # 5 seeds
     "ablation_progmlp", "ablation_rbm", "equal_budget", "robust_edges", "robust_features",
-    "robust_labels", "robust_teacher_labels", "why_nosmog", "why_public", "why_teacher",
+    "robust_imbalance", "robust_labels", "robust_teacher", "robust_teacher_labels", "why_nosmog",
+    "why_public", "why_teacher",
 }  # fmt: skip
 TUNED = [path.stem for path in sorted((HOME / "results/reference/tuning").glob("*.json"))]
 NAMES = ["key", "dataset", "split", "setting", "teacher", "student", "seed"]
