@@ -1,9 +1,7 @@
 """Commands that only look: ls, doctor, status, show, rows."""
 
-import contextlib
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -82,25 +80,13 @@ def show(key: str, results: str, style: str) -> None:
 @click.option("--format", "style", default="csv", type=click.Choice(["csv", "json"]))
 def rows(sweep: str | None, results: str, data: str | None, style: str) -> None:
     """Print the tidy table: one line for each cell and variant, of a SWEEP or of everything."""
+    from bench.reports import references
+    from bench.results import Store
+
     frame, wanted, _ = lookup.frame(sweep, Path(results), data)
-    frame = _with_references(frame, wanted, Path(results))
+    if Path(results).is_dir():
+        frame = references.noted(frame, wanted, Store(results))
     if style == "csv":
         click.echo(frame.to_csv(index=False), nl=False)
     else:
         click.echo(frame.to_json(orient="records", indent=1))
-
-
-def _with_references(frame: Any, wanted: Any, results: Path) -> Any:
-    """Note what students without a teacher repeat of its errors, where a report would show it."""
-    from bench.reports import robustness, untaught
-    from bench.reports.blocks import blocks
-    from bench.reports.cells import reported
-    from bench.results import Store
-
-    if frame.empty or not results.is_dir():
-        return frame
-    # Two rows of one question: a report refuses them, and the table shows them both.
-    with contextlib.suppress(ValueError):
-        ladders = robustness.ladders(blocks(reported(frame), wanted), Store(results))
-        return untaught.noted(frame, ladders)
-    return frame

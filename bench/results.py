@@ -189,7 +189,7 @@ def _column(name: str, values: list[Any]) -> "pandas.Series":
     import pandas as pd
 
     present = [v for v in values if v is not None]
-    if name == "seed" or name.endswith("_seed"):
+    if name == "seed" or (name.endswith("_seed") and "." not in name):
         return pd.Series(values, dtype="int64" if len(present) == len(values) else "Int64")
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in present)
     described = name.startswith(("teacher.", "student.", "ran."))

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.reports import comparison, ladders, robustness, untaught
+from bench.reports import comparison, ladders, references, robustness, untaught
 from bench.reports.blocks import blocks
 from bench.results import Store, frame, load
 from tests.records import make_row, plan_of
@@ -88,18 +88,18 @@ def test_files_that_are_gone_or_damaged_are_left_out_and_named(store, caplog):
 # ---- in a report ----------------------------------------------------------------------------
 
 
-def ladder_rows(store):
+def ladder_rows(store, *, teacher="sage", **options):
     """Two levels; GLNN repeats all errors, the MLP those of `ours`."""
     made = []
     for split, ours in (("random", (0, 2, 0, 2, 0)), ("random + edges=0.5", TEACHER)):
         for seed in range(3):
-            at = {"split": split, "teacher": "sage"}
+            at = {"split": split, "teacher": teacher, **options}
             taught = {"": {"test_accuracy": 0.8, "repeated_errors": 1.0}}
             glnn = make_row("glnn", seed, variants=taught, **at)
             mlp = make_row("mlp", seed, 0.6, **{**at, "teacher": ""})
-            teacher = make_row("", seed, 0.7, **at)
+            taught_by = make_row("", seed, 0.7, **at)
             made += [stored(store, glnn, TEACHER), stored(store, mlp, ours, LABELS)]
-            made.append(stored(store, teacher, TEACHER, LABELS))
+            made.append(stored(store, taught_by, TEACHER, LABELS))
     return made
 
 
@@ -147,12 +147,31 @@ def test_a_file_of_rows_has_the_reference(store, tmp_path):
     )
 
 
-def test_rows_of_which_two_answer_one_question_are_printed_without_it(store, tmp_path):
-    made = ladder_rows(store)
-    twice = next(r for r in made if r.cell["teacher"] is None)
-    stored(store, dataclasses.replace(twice, key="f" * 16), TEACHER, LABELS)
-    shown = gkdbench("rows", "--results", str(tmp_path))
-    assert (shown.exit_code, "repeated_errors.sage" in shown.stdout) == (0, False)
+def test_rows_of_which_two_answer_one_question_are_printed_without_it(store, caplog):
+    made = [*ladder_rows(store), *ladder_rows(store, dataset="cora")]
+    twice = next(r for r in made if r.cell["teacher"] is None)  # of cpf-cora
+    made.append(stored(store, dataclasses.replace(twice, key="f" * 16), TEACHER, LABELS))
+    rows = references.noted(frame(made), plan_of(made), store)
+    told = rows[rows["repeated_errors.sage"].notna()]
+    assert set(zip(told["dataset"], told["student"], strict=True)) == {("cora", "mlp")}
+    assert len(told) == 6
+    assert "cpf-cora, transductive: 2 rows of 'mlp' have seed 0" in caplog.text
+    assert "do not tell what students without a teacher repeat" in caplog.text
+
+
+def test_rows_without_two_levels_are_not_looked_at(store, monkeypatch):
+    made = [row for row in ladder_rows(store) if row.cell["protocol"]["split"] == "random"]
+    monkeypatch.setattr(references, "blocks", None)  # what takes the time
+    rows = frame(made)
+    assert references.noted(rows, plan_of(made), store).equals(rows)
+
+
+def test_a_teacher_may_have_any_label(store, tmp_path):
+    made = ladder_rows(store, teacher="of.my_seed")
+    rows = references.noted(frame(made), plan_of(made), store)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    again = load(tmp_path / "rows.csv")["repeated_errors.of.my_seed"]
+    assert again.dropna().tolist() == rows["repeated_errors.of.my_seed"].dropna().tolist() != []
 
 
 def test_the_figure_shows_the_reference_dotted(store):

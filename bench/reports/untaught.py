@@ -3,44 +3,20 @@
 Some of a teacher's errors are everybody's: the node looks like another class. A student without a
 teacher repeats those, too; what a taught student repeats beyond them it has from its teacher.
 
-They come from the stored predictions, which only a results folder has; `noted` puts them into the
-tidy rows, so that a report from a file of rows has them as well.
+They come from the stored predictions, which only a results folder has; references.py puts them into
+the tidy rows, so that a report from a file of rows has them as well.
 """
 
 import logging
-from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
 
 import numpy as np
-import pandas as pd
 
 from bench.metrics import repeated_errors
-from bench.reports.blocks import UNTAUGHT, Line
+from bench.reports.blocks import Line
 from bench.results import CorruptError, Store
 
-if TYPE_CHECKING:
-    from bench.reports.robustness import Ladder
-
 Arrays = dict[str, np.ndarray]
-
-
-def noted(frame: pd.DataFrame, ladders: "Iterable[Ladder]") -> pd.DataFrame:
-    """Return tidy rows with a column `repeated_errors.TEACHER` for each teacher of some ladders.
-
-    Args:
-        frame: tidy rows.
-        ladders: of these rows, made with their store.
-    """
-    columns: dict[str, dict[tuple[str, str], float]] = {}
-    for ladder in ladders:
-        for rung in (rung for rung in ladder.rungs if rung.teacher):
-            for line in (line for line in rung.students.values() if not line.teacher):
-                column = columns.setdefault(f"{UNTAUGHT}{rung.teacher.teacher}", {})  # type: ignore[union-attr]
-                for unit, share in line.runs["repeated_errors"].items():
-                    column[line.keys[unit], line.variant] = share
-    names = list(zip(frame["key"], frame["variant"].fillna(""), strict=True)) if columns else []
-    added = {k: pd.Series([v.get(name) for name in names], frame.index) for k, v in columns.items()}
-    return frame.assign(**{k: v for k, v in added.items() if v.notna().any()})
 
 
 def repeated(store: Store, student: Line, teacher: Line) -> dict[Hashable, float]:
