@@ -39,6 +39,16 @@ def mix(log_probs: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
     return (columns + scale).logsumexp(0).t()
 
 
+def answer(logits: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
+    """Return what m members say together from their logits [n, C]: `mix` of their probabilities.
+
+    One alone needs no mean: its logits are the answer, at the cost of a plain model.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    return mix([log_probs(x) for x in logits], weights)
+
+
 def confidence(logits: Tensor) -> Tensor:
     """Return how sure a stage is of each node, [n]: the largest probability of logits [n, C]."""
     return logits.t().softmax(0).amax(0)

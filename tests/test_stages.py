@@ -27,6 +27,16 @@ def test_one_stage_alone_is_left_as_it_is():
     assert torch.equal(stages.mix([one], torch.ones(1)), one)
 
 
+def test_members_answer_with_their_mean_and_one_alone_with_its_logits():
+    one, two = torch.randn(5, 3), torch.randn(5, 3)
+    assert stages.answer([one]) is one
+    weights = torch.tensor([0.75, 0.25])
+    expected = 0.75 * one.softmax(1) + 0.25 * two.softmax(1)
+    torch.testing.assert_close(stages.answer([one, two], weights).exp(), expected)
+    plain = (one.softmax(1) + two.softmax(1)) / 2
+    torch.testing.assert_close(stages.answer([one, two]).exp(), plain)
+
+
 def test_confidence_is_the_largest_probability():
     logits = torch.tensor([[0.0, 0.0], [0.0, 3.0]]).log_softmax(1)
     found = stages.confidence(logits)

@@ -96,18 +96,15 @@ class _Members(Method):
         self.register_buffer("importance", importance)  # a_1 .. a_m, of any sum
 
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
-        """Return the log of the weighted mean probability, and the hidden states side by side.
-
-        One member alone answers with its logits.
-        """
+        """Return the log of the weighted mean probability, and the hidden states side by side."""
         found = [member(graph, nodes) for member in self.members]
-        if len(found) == 1:
+        if len(found) == 1:  # no weights to make, which a request of one node would notice
             return Output(*found[0])
-        log_probs = [stages.log_probs(logits) for logits, _ in found]
         total = self.importance.sum()
         even = torch.full_like(self.importance, 1.0 / len(found))
         weights = torch.where(total > 0, self.importance / total.clamp(min=FLOOR), even)
-        return Output(stages.mix(log_probs, weights), torch.cat([h for _, h in found], 1))
+        logits = stages.answer([x for x, _ in found], weights)
+        return Output(logits, torch.cat([h for _, h in found], 1))
 
 
 class AdaGMLP(_Members):

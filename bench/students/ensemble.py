@@ -60,7 +60,7 @@ class Ensemble(Method):
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Output:
         """Return the log of the mean probability, and the members' hidden states side by side."""
         outputs = [member(graph, nodes) for member in self.members]
-        mean = stages.mix([stages.log_probs(output.logits) for output in outputs])
+        mean = stages.answer([output.logits for output in outputs])
         return Output(mean, torch.cat([output.hidden for output in outputs], 1))
 
     def begin_epoch(self, task: Task, step: Step) -> None:

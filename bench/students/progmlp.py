@@ -64,6 +64,9 @@ class _Prefix(Method):
 
 def _outputs(model: Any, graph: Graph, nodes: Tensor | None) -> Iterator[Output]:
     """Run a model's students in turn, as long as somebody asks for the next one."""
+    if len(model.stages) == 1:  # nobody is fed, so no graph of their own is needed
+        yield model.stages[0](graph, nodes)
+        return
     own = graph if nodes is None else stages.rows_of(graph, nodes)
     plain = own.extra
     before: tuple[Stage, Output] | None = None
@@ -75,16 +78,10 @@ def _outputs(model: Any, graph: Graph, nodes: Tensor | None) -> Iterator[Output]
 
 
 def _together(model: Any, graph: Graph, nodes: Tensor | None) -> Output:
-    """Return the log of Eq. 10 over all of a model's students, and the last hidden states.
-
-    One student alone needs no mean: it answers with its logits, at the cost of a plain MLP.
-    """
-    if len(model.stages) == 1:
-        only: Output = model.stages[0](graph, nodes)
-        return only
+    """Return the log of Eq. 10 over all of a model's students, and the last hidden states."""
     outputs = list(_outputs(model, graph, nodes))
-    log_probs = [stages.log_probs(output.logits) for output in outputs]
-    return Output(stages.mix(log_probs, model.confidences.softmax(0)), outputs[-1].hidden)
+    weights = model.confidences.softmax(0)
+    return Output(stages.answer([x.logits for x in outputs], weights), outputs[-1].hidden)
 
 
 class _NodeExit(_Prefix):
@@ -178,13 +175,11 @@ class ProGMLP(Method):
         """
         said, sure = [], []
         for output in _outputs(self, graph, nodes):
-            said.append(stages.log_probs(output.logits))
+            said.append(output.logits)
             sure.append(stages.confidence(output.logits).mean())
             if sure[-1] > threshold:
                 break
-        if len(said) == 1:
-            return output, 1
-        logits = stages.mix(said, torch.stack(sure).softmax(0))
+        logits = stages.answer(said, torch.stack(sure).softmax(0))
         return Output(logits, output.hidden), len(said)
 
     def begin_epoch(self, task: Task, step: Step) -> None:
